@@ -1,0 +1,1 @@
+"""The REST API and the studies of the config: announcements, plans, reports."""

@@ -1,0 +1,1 @@
+"""How uploads become known: the tus server's files, the hook spool, hooks."""

@@ -1,0 +1,1 @@
+"""The journal: what dropoffd remembers. Everybody knows it; it knows nobody."""

@@ -1,0 +1,1 @@
+"""The data path: source, envelope, destinations, worker. No tus, no HAWK, no SQLite in it."""

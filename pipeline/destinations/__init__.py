@@ -1,0 +1,1 @@
+"""The storages, one module each, behind the Protocol in `base`."""

@@ -1,0 +1,113 @@
+"""The border to every storage."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Protocol
+
+import msgspec
+
+from pipeline.messages import Begun, HeldPart, StoredObject, StoredPart, Target
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """What a kind of storage asks of parts, in bytes."""
+
+    min_part: int = 0
+    """Each part but the last is at least this long."""
+    max_part: int = 5 * 1024**3
+    max_parts: int = 10_000
+    parts: bool = True
+    """False where an object can only be sent in one go."""
+
+
+class Body(Protocol):
+    """Sealed bytes on their way out. Read once, from start to end."""
+
+    @property
+    def size(self) -> int:
+        """Bytes that the iteration will give, known ahead."""
+
+    @property
+    def crc64nvme(self) -> int:
+        """Of all bytes given, once the iteration has ended."""
+
+    @property
+    def md5(self) -> bytes | None:
+        """Of all bytes given, once the iteration has ended; None unless asked for before."""
+
+    def with_md5(self) -> None:
+        """Ask for :attr:`md5` (dear: 1 s for each GB); call before the iteration."""
+
+    def __aiter__(self) -> AsyncIterator[memoryview]:
+        """The bytes, about 1 MiB at a time.
+
+        A view is valid until two further ones were taken; who keeps bytes longer copies them.
+        """
+
+
+class Destination(Protocol):
+    """One storage. Every method is safe to repeat with the same arguments.
+
+    Errors: :class:`~pipeline.errors.DestinationRefusedError` where trying again is no use,
+    :class:`~pipeline.errors.DestinationUnreachableError` where it is,
+    :class:`~pipeline.errors.VerificationError` where the stored bytes are wrong, and
+    :class:`~pipeline.errors.ForgottenError` where an unfinished object is no longer known.
+    Short disturbances are retried inside; what comes out is worth a longer pause.
+    """
+
+    async def begin(self, target: Target, *, stale: bool) -> str:
+        """Start an unfinished object, out of sight of readers, and give its reference.
+
+        With ``stale``, first remove unfinished objects under this name that carry the upload's
+        id. Refused where another's object stands under the final name.
+        """
+
+    async def resume(self, target: Target, reference: str) -> Begun:
+        """Find an unfinished object again, with the parts that it holds.
+
+        Raises ForgottenError where it is gone and no finished object of ours stands in its place
+        (one that does is found by ``find``).
+        """
+
+    async def put_part(
+        self, target: Target, reference: str, part: PartPlace, body: Body
+    ) -> StoredPart:
+        """Send one part. One sent before under that number is replaced."""
+
+    async def prove_part(
+        self, target: Target, reference: str, part: PartPlace, body: Body, held: HeldPart | None
+    ) -> StoredPart | None:
+        """The part as proved to be there already, byte for byte; None where it must be sent."""
+
+    async def finish(
+        self, target: Target, reference: str, parts: Sequence[StoredPart]
+    ) -> StoredObject:
+        """Put the object together under its final name, and verify it.
+
+        An ambiguous answer is settled by looking. One that is finished already is only verified.
+        """
+
+    async def put(self, target: Target, body: Body, *, stale: bool) -> StoredObject:
+        """Send a small object in one go, and verify it. Never replaces another's object."""
+
+    async def find(self, target: Target) -> StoredObject | None:
+        """Our finished object under the final name, unverified; None where there is none.
+
+        Raises DestinationRefusedError where an object that isn't this upload's stands there.
+        """
+
+    async def abort(self, target: Target, reference: str) -> None:
+        """Remove an unfinished object. Nothing there is fine."""
+
+    async def aclose(self) -> None:
+        """Close connections."""
+
+
+class PartPlace(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a part stands in the sealed object."""
+
+    number: int
+    offset: int
+    """First sealed byte."""
+    size: int

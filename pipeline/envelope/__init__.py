@@ -1,0 +1,1 @@
+"""Envelopes: how plaintext becomes the bytes that are stored, and back."""

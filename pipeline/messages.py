@@ -1,0 +1,259 @@
+"""What the daemon and its workers say to each other: jobs in, results out.
+
+A message is one JSON frame on a Unix socket (see :mod:`pipeline.channel`). A job that reads the
+source comes with an open file descriptor; no job ever names the source by path. Every job is safe
+to repeat: the same job on the same bytes has the same effect.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+EnvelopeFormat = Literal["crypt4gh", "age", "none"]
+DigestName = Literal["sha256", "blake3"]
+VerifyMode = Literal["checksum", "readback", "size"]
+
+
+class DestinationSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A storage as a worker needs it, secrets included. Equal specs share one connection pool.
+
+    ``name`` is the name in the config, or ``inline-<n>`` for one that the REST API described.
+    """
+
+    name: str
+    type: Literal["s3", "directory", "webdav", "sftp"]
+    verify: VerifyMode = "checksum"
+    # s3
+    endpoint: str = ""
+    bucket: str = ""
+    region: str = ""
+    access_key: str = ""
+    secret_key: str = ""
+    session_token: str = ""
+    ca_file: str = ""
+    # directory
+    directory: str = ""
+
+
+class Target(msgspec.Struct, frozen=True, kw_only=True):
+    """One object to be: its name inside the destination, and what its bytes will come to."""
+
+    upload: str
+    """The upload's own id, kept with the object so that we know it again."""
+    name: str
+    """Key or relative path, envelope suffix included."""
+    size: int
+    """Bytes of the whole sealed object."""
+
+
+class Seal(msgspec.Struct, frozen=True, kw_only=True):
+    """How the plaintext becomes the object's bytes. Equal seals give equal bytes."""
+
+    format: EnvelopeFormat
+    key: bytes
+    """The session key, 32 bytes; empty for ``none``."""
+    header: bytes
+    """What stands before the first segment; empty for ``none``."""
+    size: int
+    """Bytes of the whole plaintext."""
+
+
+class Span(msgspec.Struct, frozen=True, kw_only=True):
+    """A part: plaintext bytes ``offset`` to ``offset + length``, numbered from 1.
+
+    ``offset`` is a multiple of the segment size (64 KiB). Part 1 also carries the header.
+    """
+
+    number: int
+    offset: int
+    length: int
+
+
+class StoredPart(msgspec.Struct, frozen=True, kw_only=True):
+    """A part that a destination holds, with what proves it."""
+
+    number: int
+    size: int
+    """Sealed bytes, the header included for part 1."""
+    etag: str = ""
+    """The store's own mark for it, needed again to complete; empty where there is none."""
+    crc64nvme: int
+    """Of the sealed bytes, computed while they were sent."""
+
+
+class HeldPart(msgspec.Struct, frozen=True, kw_only=True):
+    """A part as the destination lists it."""
+
+    number: int
+    size: int
+    etag: str = ""
+
+
+class StoredObject(msgspec.Struct, frozen=True, kw_only=True):
+    """A finished, verified object."""
+
+    uri: str
+    size: int
+    etag: str = ""
+    checksum: dict[str, str] = {}
+    """Name to value as the store shows it, e.g. ``{"crc64nvme": "<base64>"}``."""
+    verified: VerifyMode
+
+
+# Jobs ---------------------------------------------------------------------------------------
+
+
+class Begin(msgspec.Struct, frozen=True, kw_only=True, tag="begin"):
+    """Start an unfinished object, or find the one that ``reference`` names again.
+
+    ``stale`` says that an earlier try may have left an unfinished object that nobody remembers:
+    such leftovers under this very name are removed first.
+    """
+
+    destination: DestinationSpec
+    target: Target
+    reference: str = ""
+    stale: bool = False
+
+
+class Part(msgspec.Struct, frozen=True, kw_only=True, tag="part"):
+    """Seal one part and send it. Needs the source's descriptor."""
+
+    destination: DestinationSpec
+    target: Target
+    reference: str
+    seal: Seal
+    span: Span
+
+
+class Prove(msgspec.Struct, frozen=True, kw_only=True, tag="prove"):
+    """Seal one part without sending it, and hold it against what the destination has.
+
+    Needs the source's descriptor. ``held`` is None where the destination lists nothing and must be
+    read (a directory).
+    """
+
+    destination: DestinationSpec
+    target: Target
+    reference: str
+    seal: Seal
+    span: Span
+    held: HeldPart | None = None
+
+
+class Finish(msgspec.Struct, frozen=True, kw_only=True, tag="finish"):
+    """Put the parts together under the final name, and verify the object."""
+
+    destination: DestinationSpec
+    target: Target
+    reference: str
+    parts: tuple[StoredPart, ...]
+
+
+class Whole(msgspec.Struct, frozen=True, kw_only=True, tag="whole"):
+    """A small upload in one go: seal, send, verify, and the plaintext's digest on the way.
+
+    Needs the source's descriptor. ``stale`` as in :class:`Begin`: an earlier try may have got
+    through without its answer coming back.
+    """
+
+    destination: DestinationSpec
+    target: Target
+    seal: Seal
+    digest: DigestName
+    stale: bool = False
+
+
+class Digest(msgspec.Struct, frozen=True, kw_only=True, tag="digest"):
+    """The digest of the whole plaintext. Needs the source's descriptor."""
+
+    digest: DigestName
+    size: int
+
+
+class Abort(msgspec.Struct, frozen=True, kw_only=True, tag="abort"):
+    """Remove an unfinished object. Nothing there is fine."""
+
+    destination: DestinationSpec
+    target: Target
+    reference: str
+
+
+Job = Begin | Part | Prove | Finish | Whole | Digest | Abort
+
+# Results ------------------------------------------------------------------------------------
+
+
+class Begun(msgspec.Struct, frozen=True, kw_only=True, tag="begun"):
+    """An unfinished object is there.
+
+    ``held`` are the parts that the destination lists for it; None where it can't list them, so
+    that each must be proved by reading. ``finished`` is set where the object already stands
+    complete, and ours, under its final name: all that is left is :class:`Finish`.
+    """
+
+    reference: str
+    held: tuple[HeldPart, ...] | None = ()
+    finished: bool = False
+
+
+class PartStored(msgspec.Struct, frozen=True, kw_only=True, tag="part_stored"):
+    """The part is there."""
+
+    part: StoredPart
+    seconds: float = 0.0
+
+
+class PartProved(msgspec.Struct, frozen=True, kw_only=True, tag="part_proved"):
+    """What :class:`Prove` found: the part, or None where it must be sent again."""
+
+    part: StoredPart | None
+
+
+class Finished(msgspec.Struct, frozen=True, kw_only=True, tag="finished"):
+    """The object stands under its final name, verified."""
+
+    stored: StoredObject
+
+
+class WholeStored(msgspec.Struct, frozen=True, kw_only=True, tag="whole_stored"):
+    """Likewise, with the plaintext's digest (hex)."""
+
+    stored: StoredObject
+    digest: str
+
+
+class Digested(msgspec.Struct, frozen=True, kw_only=True, tag="digested"):
+    """The plaintext's digest, hex."""
+
+    digest: str
+
+
+class Aborted(msgspec.Struct, frozen=True, kw_only=True, tag="aborted"):
+    """Nothing unfinished is left."""
+
+
+class Failed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
+    """The job failed with a code of the contract."""
+
+    code: str
+    message: str
+
+
+Result = Begun | PartStored | PartProved | Finished | WholeStored | Digested | Aborted | Failed
+
+
+class JobFrame(msgspec.Struct, frozen=True):
+    """A job on the wire, with the number that its result will carry."""
+
+    id: int
+    job: Job
+
+
+class ResultFrame(msgspec.Struct, frozen=True):
+    """A result on the wire."""
+
+    id: int
+    result: Result
