@@ -1,0 +1,166 @@
+"""A REST API under npm's hawk module, as a real process: :class:`HawkServer`."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import pytest
+
+from daemon.settings import Api
+
+HERE = Path(__file__).parent / "hawk_server"
+
+
+def peers_cache() -> Path:
+    """Where built peers are kept between runs."""
+    named = os.environ.get("DROPOFFD_PEERS")
+    return Path(named) if named else Path.home() / ".cache" / "dropoffd-peers"
+
+
+def missing(reason: str) -> None:
+    """Skip the test for want of a toolchain; in CI that is a failure."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+def installed() -> Path:
+    """A directory with node_modules as package.json wants them, installed once for each version."""
+    if shutil.which("node") is None or shutil.which("npm") is None:
+        missing("node and npm are needed for the hawk server")
+    wanted = (HERE / "package.json").read_bytes()
+    home = peers_cache() / f"hawk-{hashlib.sha256(wanted).hexdigest()[:16]}"
+    if home.is_dir():
+        return home
+    home.parent.mkdir(parents=True, exist_ok=True)
+    making = Path(tempfile.mkdtemp(prefix="hawk-", dir=home.parent))
+    (making / "package.json").write_bytes(wanted)
+    done = subprocess.run(
+        ["npm", "install", "--no-audit", "--no-fund", "--no-package-lock"],
+        cwd=making,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    if done.returncode != 0:
+        shutil.rmtree(making)
+        missing(f"npm install failed: {done.stderr[-500:]}")
+    try:
+        making.rename(home)
+    except OSError:  # another run was quicker
+        shutil.rmtree(making)
+    return home
+
+
+class HawkServer:
+    """A REST API of the contract that others' HAWK guards.
+
+    ``plans`` maps a study to its plan; an unknown study gets 404, one with ``open`` false 403, and
+    an upload over ``max_size`` 413. Drops and reports outlive :meth:`stop` and :meth:`start`, and
+    the port stays the same.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        plans: dict[str, dict[str, Any]],
+        *,
+        key: str = "dropoff",
+        secret: str = "a secret of the tests",  # noqa: S107 -- made for the test
+        clock_offset: float = 0.0,
+    ) -> None:
+        self.key = key
+        self.secret = secret
+        self.port = 0
+        self._directory = directory
+        self._knobs: dict[str, Any] = {"plans": plans, "clock_offset": clock_offset}
+        self._process: subprocess.Popen[str] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/"
+
+    @property
+    def api(self) -> Api:
+        """Settings that reach this server."""
+        return Api(url=self.url, hawk_key=self.key, hawk_secret=self.secret, timeout=10.0)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The variables that make a daemon reach this server."""
+        return {
+            "WEBHOOK_URL": self.url,
+            "DROPOFF_API_HAWK_KEY": self.key,
+            "DROPOFF_API_HAWK_SECRET": self.secret,
+        }
+
+    def start(self) -> None:
+        """Start it, on the same port as before if there was one."""
+        modules = installed()
+        self._directory.mkdir(parents=True, exist_ok=True)
+        options = self._directory / "hawk-server.json"
+        state = str(self._directory / "hawk-server-state.json")
+        given = {"key": self.key, "secret": self.secret, "port": self.port, "state": state}
+        options.write_text(json.dumps(given | self._knobs))
+        self._process = subprocess.Popen(
+            ["node", str(HERE / "server.js"), str(options)],
+            cwd=modules,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            self.stop()
+            pytest.fail("the hawk server did not start")
+        self.port = json.loads(line)["port"]
+
+    def stop(self) -> None:
+        """End it, at once; what it was told is kept."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            process.wait(10)
+            if process.stdout is not None:
+                process.stdout.close()
+
+    def control(self, **knobs: Any) -> None:  # noqa: ANN401 -- JSON
+        """Change ``plans``, ``clock_offset``, ``unsigned``, ``fail``, ``lose`` (see server.js)."""
+        lasting = ("plans", "clock_offset", "unsigned")
+        self._knobs |= {name: knobs[name] for name in lasting if name in knobs}
+        self._ask("POST", "/_control", knobs)
+
+    def drops(self) -> list[dict[str, Any]]:
+        """What came in: id, key, announcement, reports in the order they arrived, repeats."""
+        found: list[dict[str, Any]] = self._ask("GET", "/_drops")
+        return found
+
+    def _ask(self, method: str, path: str, body: object = None) -> Any:  # noqa: ANN401 -- JSON
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        try:
+            connection.request(method, path, None if body is None else json.dumps(body))
+            return json.loads(connection.getresponse().read())
+        finally:
+            connection.close()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
