@@ -1,0 +1,56 @@
+"""Rules for all tests."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator
+
+import pytest
+
+from tests.peers.cache import PeerMissingError
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup() -> Generator[None, object, object]:
+    """A peer that this machine can't have skips the tests that ask for it."""
+    try:
+        return (yield)
+    except PeerMissingError as error:
+        pytest.skip(str(error))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call() -> Generator[None, object, object]:
+    """Likewise where a test starts the peer itself."""
+    try:
+        return (yield)
+    except PeerMissingError as error:
+        pytest.skip(str(error))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """With CI=true a skipped test has failed: there, everything that is needed must be."""
+    report = yield
+    if report.skipped and not hasattr(report, "wasxfail") and os.environ.get("CI") == "true":
+        report.outcome = "failed"
+        report.longrepr = f"skipped, which is no success here: {_reason(report.longrepr)}"
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """Likewise for a module that skips itself while it is collected."""
+    report = yield
+    if report.skipped and os.environ.get("CI") == "true":
+        report.outcome = "failed"
+        report.longrepr = f"skipped, which is no success here: {_reason(report.longrepr)}"
+    return report
+
+
+def _reason(told: object) -> str:
+    match told:
+        case (str(path), int(line), str(reason)):
+            return f"{path}:{line}: {reason}"
+        case _:
+            return str(told)
