@@ -1,0 +1,1 @@
+"""The way of an upload from received to done: plan, deliver, report, clean up."""

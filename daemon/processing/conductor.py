@@ -1,0 +1,200 @@
+"""Takes up what the journal has to do, as much of it at once as is good, and stops in order."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import structlog
+
+from daemon.journal.model import Error, Work
+from daemon.processing.context import Context, StoppedError
+from daemon.processing.prepare import WHOLE_LIMIT
+from daemon.processing.upload import UploadRun, abort_job
+from daemon.scheduler import FairQueue
+from pipeline.errors import DropoffError
+
+SMALL_AT_ONCE = 32
+"""Small uploads under way: enough that requests overlap, few enough for memory."""
+PAUSE = 5.0
+"""Seconds to wait where even the journal can't be told, as when its disk is full."""
+ABORT_PAUSE = 60.0
+"""Seconds between tries to remove what terminated uploads left."""
+
+
+class Conductor:
+    """Runs uploads; a journal's Listener."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._log = structlog.get_logger(__name__)
+        self._queues: dict[bool, FairQueue[str]] = {True: FairQueue(), False: FairQueue()}
+        self._running: dict[str, asyncio.Task[float | None]] = {}
+        self._small_running: set[str] = set()
+        self._works: dict[str, Work] = {}
+        """What waits in the queues."""
+        self._again: set[str] = set()
+        self._wake = asyncio.Event()
+        self._withdrawn = asyncio.Event()
+        self._large = asyncio.Semaphore(context.settings.pipeline.deliveries)
+        self._digests = asyncio.Semaphore(context.settings.pipeline.workers)
+
+    @property
+    def waiting(self) -> int:
+        """Uploads that are not taken up yet."""
+        return sum(len(queue) for queue in self._queues.values())
+
+    def on_work(self, work: Work) -> None:
+        """Take an upload up when its turn comes."""
+        if work.upload in self._running:
+            self._again.add(work.upload)
+            return
+        self._push(work)
+
+    def on_reports(self) -> None:
+        """Reports are the outbox's."""
+
+    def on_withdrawn(self, upload: str) -> None:
+        """Stop what runs for an upload, and remove what it left unfinished."""
+        for queue in self._queues.values():
+            queue.discard(upload)
+        task = self._running.get(upload)
+        if task is not None:
+            task.cancel()
+        self._withdrawn.set()
+
+    async def run(self) -> None:
+        """Work until the service stops; returns once nothing is under way any more.
+
+        Before it is cancelled the service sets ``stopping``: uploads then end at the next part.
+        """
+        for work in await self._context.journal.work():
+            self._push(work)
+        janitor = asyncio.create_task(self._clean_up_withdrawn())
+        try:
+            while not self._context.stopping.is_set():
+                self._start_ready()
+                await self._sleep()
+            await self._park()
+        finally:
+            await _end([janitor, *self._running.values()])
+
+    def stop(self) -> None:
+        """Take up nothing more."""
+        self._context.stopping.set()
+        self._wake.set()
+
+    def _push(self, work: Work) -> None:
+        self._works[work.upload] = work
+        small = work.size <= WHOLE_LIMIT
+        self._queues[small].push(work.study, work.upload, work.next_at)
+        self._wake.set()
+
+    def _start_ready(self) -> None:
+        now = self._context.clock()
+        limits = {True: SMALL_AT_ONCE, False: self._context.settings.pipeline.deliveries}
+        for small, queue in self._queues.items():
+            while self._count(small=small) < limits[small]:
+                upload = queue.pop(now)
+                if upload is None:
+                    break
+                self._start(upload, small=small)
+
+    def _count(self, *, small: bool) -> int:
+        few = len(self._small_running)
+        return few if small else len(self._running) - few
+
+    def _start(self, upload: str, *, small: bool) -> None:
+        work = self._works.pop(upload)
+        if small:
+            self._small_running.add(upload)
+        task = asyncio.create_task(self._advance(work), name=f"upload {upload}")
+        self._running[upload] = task
+        task.add_done_callback(lambda task: self._ended(work, task))
+
+    def _ended(self, work: Work, task: asyncio.Task[float | None]) -> None:
+        del self._running[work.upload]
+        self._small_running.discard(work.upload)
+        next_at = None if task.cancelled() else task.result()
+        if work.upload in self._again:
+            self._again.discard(work.upload)
+            next_at = 0.0
+        if next_at is not None:
+            self._push(msgspec.structs.replace(work, next_at=next_at))
+        self._wake.set()
+
+    async def _advance(self, work: Work) -> float | None:
+        """Drive one upload; when to come back to it. What nobody foresaw is its own trouble."""
+        structlog.contextvars.bind_contextvars(upload=work.upload)
+        run = UploadRun(self._context, work.upload, self._large, self._digests)
+        try:
+            return await run.run()
+        except StoppedError:
+            return None
+        except DropoffError as error:
+            self._log.warning("upload_waits", error_code=error.code, error=error.message)
+            return self._context.clock() + PAUSE
+        except Exception as error:  # noqa: BLE001 -- a bug met by one upload must not end the others
+            self._log.exception("upload_crashed")
+            return await self._postponed(work, error)
+
+    async def _postponed(self, work: Work, error: Exception) -> float:
+        again = self._context.clock() + self._context.backoff.delay(5)
+        told = Error(code="internal", message=type(error).__name__, retryable=True)
+        try:
+            await self._context.journal.postpone(work.upload, told, again)
+        except DropoffError as refused:
+            self._log.error("postpone_failed", error_code=refused.code, error=refused.message)
+        return again
+
+    async def _sleep(self) -> None:
+        due = [at for queue in self._queues.values() if (at := queue.next_at()) is not None]
+        timeout = max(0.01, min(due) - self._context.clock()) if due else None
+        try:
+            async with asyncio.timeout(timeout):
+                await self._wake.wait()
+        except TimeoutError:
+            return
+        self._wake.clear()
+
+    async def _park(self) -> None:
+        """Let parts in flight end while there is time; the caller cancels the rest."""
+        if not self._running:
+            return
+        timeout = self._context.settings.pipeline.stop_timeout
+        self._log.info("parking", uploads=len(self._running), timeout_seconds=timeout)
+        await asyncio.wait(list(self._running.values()), timeout=timeout)
+
+    async def _clean_up_withdrawn(self) -> None:
+        """Remove what terminated and discarded uploads left unfinished at destinations."""
+        while True:
+            self._withdrawn.clear()
+            if await self._abort_abandoned():
+                await self._withdrawn.wait()
+            else:
+                await asyncio.sleep(ABORT_PAUSE)
+
+    async def _abort_abandoned(self) -> bool:
+        """Whether nothing is left."""
+        clean = True
+        try:
+            for delivery in await self._context.journal.abandoned():
+                running = self._running.get(delivery.upload)
+                if running is not None:
+                    await asyncio.wait([running])
+                if delivery.reference:
+                    await self._context.workers.run(abort_job(delivery))
+                await self._context.journal.aborted(delivery.upload, delivery.position)
+        except DropoffError as error:
+            self._log.warning("abort_failed", error_code=error.code, error=error.message)
+            clean = False
+        return clean
+
+
+async def _end(tasks: Sequence[asyncio.Task[Any]]) -> None:
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks)

@@ -1,0 +1,86 @@
+"""What every step of processing is given."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Protocol, Self
+
+from daemon.backoff import Backoff
+from daemon.journal.model import Identity, Upload
+from daemon.journal.protocol import ProcessingJournal
+from daemon.plan import Broker
+from daemon.ports import Audit, Clock, Metrics, Workers
+from daemon.scheduler import Slots
+from daemon.settings import Settings
+
+
+class OpenSource(Protocol):
+    """A received file, open for reading. A context manager that closes it."""
+
+    @property
+    def fd(self) -> int:
+        """The descriptor that is passed to workers."""
+
+    @property
+    def identity(self) -> Identity:
+        """Of the open file, when it was opened."""
+
+    def __enter__(self) -> Self:
+        """The source itself."""
+
+    def __exit__(self, *exc: object) -> None:
+        """Close it."""
+
+
+class Sources(Protocol):
+    """Where the received bytes of an upload are: a file today."""
+
+    async def open(self, upload: Upload) -> OpenSource:
+        """Open it safely. Raises SourceUnsafeError, SourceMissingError."""
+
+    async def remove(self, upload: Upload) -> None:
+        """Delete the upload at its tus server. What is gone, or another one, is left alone."""
+
+
+class StoppedError(Exception):
+    """The service stops: whatever is under way goes on after the next start."""
+
+
+@dataclass
+class Progress:
+    """What a delivery that is under way has done, for ``status``."""
+
+    upload: str
+    study: str
+    destination: str
+    size: int
+    """Bytes of the sealed object."""
+    stored: int
+    """Bytes of the parts that are there."""
+    sent: int = 0
+    """Bytes sent in this try."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """The parts that processing works with."""
+
+    journal: ProcessingJournal
+    broker: Broker
+    sources: Sources
+    workers: Workers
+    slots: Slots
+    metrics: Metrics
+    audit: Audit
+    settings: Settings
+    clock: Clock
+    backoff: Backoff
+    stopping: asyncio.Event
+    active: dict[tuple[str, int], Progress] = field(default_factory=dict)
+    """Deliveries under way, by upload and position."""
+
+    def go_on(self) -> None:
+        """Raise StoppedError once the service stops."""
+        if self.stopping.is_set():
+            raise StoppedError

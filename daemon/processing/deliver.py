@@ -1,0 +1,329 @@
+"""One upload going to one destination: begin or go on, send the parts, finish.
+
+The journal holds each part before it counts, so that whatever dies, the next try goes on where
+this one was. Nothing here touches bytes: workers do.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
+
+from pipeline.delivery import spans
+
+from daemon.journal.model import Attempt, Delivery, DeliveryState, Envelope, Error, Upload
+from daemon.processing.context import Context, OpenSource, Progress, StoppedError
+from daemon.tasks import run_all
+from pipeline.errors import (
+    DropoffError,
+    ForgottenError,
+    SourceChangedError,
+    SourceError,
+    VerificationError,
+    WorkerLostError,
+)
+from pipeline.messages import (
+    Begin,
+    Begun,
+    Finish,
+    Finished,
+    HeldPart,
+    Job,
+    Part,
+    PartProved,
+    PartStored,
+    Prove,
+    Result,
+    Seal,
+    Span,
+    StoredObject,
+    StoredPart,
+    Target,
+    Whole,
+    WholeStored,
+)
+
+VERIFICATION_TRIES = 3
+"""A wrong object is made anew this often before the delivery fails."""
+WORKER_TRIES = 3
+
+Expected = TypeVar("Expected", bound=Result)
+
+
+class DeliveryRun:
+    """One try of a delivery."""
+
+    def __init__(
+        self,
+        context: Context,
+        upload: Upload,
+        envelope: Envelope,
+        delivery: Delivery,
+        source: OpenSource,
+    ) -> None:
+        self._context = context
+        self._journal = context.journal
+        self._upload = upload
+        self._delivery = delivery
+        self._source = source
+        self._study = upload.study or ""
+        self._target = Target(upload=upload.id, name=delivery.name, size=delivery.size)
+        self._seal = Seal(
+            format=envelope.format,
+            key=envelope.key,
+            header=envelope.header,
+            size=upload.identity.size,
+        )
+        self._progress = Progress(
+            upload=upload.id,
+            study=self._study,
+            destination=delivery.destination.name,
+            size=delivery.size,
+            stored=0,
+        )
+
+    async def run(self) -> None:
+        """Try once, and write down how it ended.
+
+        Raises SourceError where the source is no longer what it was, and StoppedError; every
+        other error is the delivery's own, and is in the journal when this returns.
+        """
+        key = (self._upload.id, self._delivery.position)
+        started_at = self._context.clock()
+        started = time.perf_counter()
+        self._delivery = await self._journal.attempt(*key, started_at)
+        self._context.active[key] = self._progress
+        try:
+            stored = await self._deliver()
+        except (SourceError, StoppedError):
+            raise
+        except DropoffError as error:
+            await self._failed(error, self._attempt(started_at, started, error))
+        else:
+            attempt = self._attempt(started_at, started, None)
+            await self._journal.delivered(*key, stored, attempt, self._context.clock())
+            self._record("ok", attempt, stored)
+        finally:
+            del self._context.active[key]
+
+    async def _deliver(self) -> StoredObject:
+        if self._delivery.part_size == 0:
+            return await self._deliver_whole()
+        reference, parts, finished = await self._begin()
+        if not finished:
+            await self._send(reference, parts)
+        await self._check_source()
+        return await self._finish(reference, parts)
+
+    async def _deliver_whole(self) -> StoredObject:
+        job = Whole(
+            destination=self._delivery.destination,
+            target=self._target,
+            seal=self._seal,
+            digest=self._context.settings.pipeline.digest,
+            stale=self._delivery.attempts > 1,
+        )
+        async with self._context.slots.take(self._study, small=True):
+            self._context.go_on()
+            result = await self._run(job, WholeStored)
+        self._progress.sent = self._progress.stored = self._delivery.size
+        if self._upload.digest is None:
+            await self._journal.digested(self._upload.id, f"{job.digest}:{result.digest}")
+        await self._check_source()
+        return result.stored
+
+    async def _begin(self) -> tuple[str, dict[int, StoredPart], bool]:
+        """Reference of the unfinished object, its proved parts, and whether it is finished."""
+        begun = await self._begun(self._delivery.reference)
+        if begun.reference != self._delivery.reference:
+            await self._journal.begun(self._upload.id, self._delivery.position, begun.reference)
+            return begun.reference, {}, False
+        parts = await self._journal.parts(self._upload.id, self._delivery.position)
+        if begun.finished:
+            if len(parts) < len(self._spans()):
+                raise VerificationError("the object is there, but not all of its parts are known")
+            return begun.reference, parts, True
+        return begun.reference, await self._proved(begun, parts), False
+
+    async def _begun(self, reference: str) -> Begun:
+        job = Begin(
+            destination=self._delivery.destination,
+            target=self._target,
+            reference=reference,
+            stale=self._delivery.attempts > 1,
+        )
+        try:
+            return await self._run(job, Begun)
+        except ForgottenError:
+            if not reference:
+                raise
+            await self._journal.forget_parts(self._upload.id, self._delivery.position, None)
+            return await self._begun("")
+
+    async def _proved(self, begun: Begun, known: dict[int, StoredPart]) -> dict[int, StoredPart]:
+        """The parts that needn't be sent again.
+
+        One that the journal and the destination agree on is there. One that only the destination
+        shows (its answer was lost), or that it can't show, is sealed again and compared.
+        """
+        spans_by_number = {span.number: span for span in self._spans()}
+        held = None if begun.held is None else {part.number: part for part in begun.held}
+        if held is None:
+            doubtful = [spans_by_number[number] for number in known]
+            proved = {}
+        else:
+            proved = {
+                number: part
+                for number, part in known.items()
+                if number in held
+                and (held[number].size, held[number].etag) == (part.size, part.etag)
+            }
+            doubtful = [
+                spans_by_number[number]
+                for number in held
+                if number in spans_by_number and number not in proved
+            ]
+
+        async def prove(span: Span) -> None:
+            part = await self._prove(begun.reference, span, held and held.get(span.number))
+            if part is not None:
+                proved[span.number] = part
+
+        await self._in_lanes(doubtful, prove)
+        lost = [number for number in known if number not in proved]
+        if lost:
+            await self._journal.forget_parts(self._upload.id, self._delivery.position, lost)
+        for number, part in proved.items():
+            if known.get(number) != part:
+                await self._journal.part_stored(self._upload.id, self._delivery.position, part)
+        return proved
+
+    async def _prove(self, reference: str, span: Span, held: HeldPart | None) -> StoredPart | None:
+        job = Prove(
+            destination=self._delivery.destination,
+            target=self._target,
+            reference=reference,
+            seal=self._seal,
+            span=span,
+            held=held,
+        )
+        async with self._context.slots.take(self._study, small=False):
+            self._context.go_on()
+            return (await self._run(job, PartProved)).part
+
+    async def _send(self, reference: str, parts: dict[int, StoredPart]) -> None:
+        """Send what ``parts`` lacks, and add it there."""
+        self._progress.stored = sum(part.size for part in parts.values())
+
+        async def send(span: Span) -> None:
+            job = Part(
+                destination=self._delivery.destination,
+                target=self._target,
+                reference=reference,
+                seal=self._seal,
+                span=span,
+            )
+            async with self._context.slots.take(self._study, small=False):
+                self._context.go_on()
+                part = (await self._run(job, PartStored)).part
+            await self._journal.part_stored(self._upload.id, self._delivery.position, part)
+            parts[part.number] = part
+            self._progress.stored += part.size
+            self._progress.sent += part.size
+
+        await self._in_lanes([s for s in self._spans() if s.number not in parts], send)
+
+    async def _finish(self, reference: str, parts: dict[int, StoredPart]) -> StoredObject:
+        job = Finish(
+            destination=self._delivery.destination,
+            target=self._target,
+            reference=reference,
+            parts=tuple(parts[number] for number in sorted(parts)),
+        )
+        return (await self._run(job, Finished)).stored
+
+    async def _in_lanes(
+        self, todo: Sequence[Span], step: Callable[[Span], Awaitable[None]]
+    ) -> None:
+        """Do ``step`` for each span, enough of them at once that no slot waits for the journal."""
+        waiting = iter(todo)
+
+        async def lane() -> None:
+            for span in waiting:
+                self._context.go_on()
+                await step(span)
+
+        await run_all(*(lane() for _ in range(min(2 * self._context.workers.slots, len(todo)))))
+
+    async def _check_source(self) -> None:
+        """The file under the upload's name is still the one that was read, and unchanged."""
+        with await self._context.sources.open(self._upload) as now:
+            if now.identity != self._source.identity:
+                raise SourceChangedError("the file was replaced or changed while it was read")
+
+    async def _run(self, job: Job, expected: type[Expected]) -> Expected:
+        """Have a worker do ``job``, by another one where a worker dies."""
+        needs_source = isinstance(job, Part | Prove | Whole)
+        for left in reversed(range(WORKER_TRIES)):
+            try:
+                result = await self._context.workers.run(
+                    job, self._source.fd if needs_source else None
+                )
+            except WorkerLostError:
+                if not left:
+                    raise
+            else:
+                if not isinstance(result, expected):
+                    raise TypeError(f"{type(job).__name__} gave {type(result).__name__}")
+                return result
+        raise AssertionError("unreachable")
+
+    async def _failed(self, error: DropoffError, attempt: Attempt) -> None:
+        if isinstance(error, VerificationError | ForgottenError):
+            await self._journal.forget_parts(self._upload.id, self._delivery.position, None)
+        now = self._context.clock()
+        again = self._try_again(error, now)
+        next_at = now + self._context.backoff.delay(self._delivery.attempts) if again else now
+        await self._journal.delivery_failed(
+            self._upload.id,
+            self._delivery.position,
+            attempt,
+            DeliveryState.PENDING if again else DeliveryState.FAILED,
+            next_at,
+        )
+        self._record("failed", attempt, None)
+
+    def _try_again(self, error: DropoffError, now: float) -> bool:
+        if isinstance(error, VerificationError):
+            return self._delivery.attempts < VERIFICATION_TRIES
+        started_at = self._delivery.started_at or now
+        return error.retryable and now - started_at < self._context.settings.pipeline.give_up
+
+    def _spans(self) -> list[Span]:
+        return spans(self._upload.identity.size, self._delivery.part_size)
+
+    def _attempt(self, started_at: float, started: float, error: DropoffError | None) -> Attempt:
+        return Attempt(
+            position=self._delivery.position,
+            started_at=started_at,
+            seconds=time.perf_counter() - started,
+            sent=self._progress.sent,
+            error=error
+            and Error(code=error.code, message=error.message, retryable=error.retryable),
+        )
+
+    def _record(self, outcome: str, attempt: Attempt, stored: StoredObject | None) -> None:
+        self._context.metrics.record(
+            "delivery",
+            outcome,
+            upload=self._upload.id,
+            study=self._study,
+            destination=self._delivery.destination.name,
+            delivery_seconds=round(attempt.seconds, 6),
+            size_bytes=self._upload.identity.size,
+            sent_bytes=attempt.sent,
+            attempts=self._delivery.attempts,
+            verified=stored.verified if stored else None,
+            error_code=attempt.error.code if attempt.error else None,
+        )

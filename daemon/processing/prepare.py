@@ -1,0 +1,88 @@
+"""From received to processing: the study's plan becomes an envelope and deliveries."""
+
+from __future__ import annotations
+
+from pipeline.delivery import plan_parts
+
+from daemon.errors import StudyMissingError, StudyRefusedError
+from daemon.journal.model import Envelope, NewDelivery, Upload
+from daemon.plan import Announcing, Plan
+from daemon.processing.context import Context, OpenSource
+from daemon.processing.names import object_name
+from pipeline import envelope as envelopes
+from pipeline.errors import SourceChangedError
+
+WHOLE_LIMIT = 8 * 1024 * 1024
+"""Bytes of plaintext up to which an upload goes out in one request."""
+
+
+async def prepare(context: Context, upload: Upload, source: OpenSource) -> None:
+    """Announce the upload where pre-create didn't, get its plan, and fix how it is delivered.
+
+    Raises StudyMissingError, StudyRefusedError, PlanError, RecipientError, SourceChangedError,
+    ApiUnreachableError.
+    """
+    if source.identity.size != upload.size:
+        raise SourceChangedError(
+            f"the file has {source.identity.size} bytes where {upload.size} were announced"
+        )
+    if upload.study is None:
+        key = context.settings.uploads.study_key
+        raise StudyMissingError(f"the metadata names no study: {key!r} should hold its UUID")
+    if not upload.announced:
+        await context.journal.announced(upload.id, await context.broker.announce(_telling(upload)))
+    plan = await context.broker.plan(upload.study)
+    if plan.max_size is not None and source.identity.size > plan.max_size:
+        raise StudyRefusedError(f"the study takes uploads of at most {plan.max_size} bytes", 413)
+    envelope = _envelope(plan)
+    await context.journal.plan(
+        upload.id,
+        envelope,
+        _deliveries(context, plan, envelope, upload, source.identity.size),
+        source.identity,
+        context.clock(),
+    )
+
+
+def _telling(upload: Upload) -> Announcing:
+    return Announcing(
+        key=upload.id,
+        study=upload.study or "",
+        filename=upload.filename,
+        size=upload.size,
+        metadata=upload.metadata,
+        client="",
+        server=upload.server,
+        tus_id=upload.tus_id,
+    )
+
+
+def _envelope(plan: Plan) -> Envelope:
+    key, header, fingerprints = envelopes.by_format(plan.encrypt).make(plan.recipients)
+    return Envelope(format=plan.encrypt, key=key, header=header, fingerprints=fingerprints)
+
+
+def _deliveries(
+    context: Context, plan: Plan, envelope: Envelope, upload: Upload, size: int
+) -> list[NewDelivery]:
+    layout = envelopes.by_format(plan.encrypt)
+    sealed = layout.sealed_size(len(envelope.header), size)
+    part_size = 0
+    if size > WHOLE_LIMIT:
+        part_size = plan_parts(size, context.settings.pipeline.part_size)
+    return [
+        NewDelivery(
+            destination=destination.spec,
+            name=object_name(
+                destination.path,
+                study=plan.study,
+                upload=upload.id,
+                filename=upload.filename,
+                tus_id=upload.tus_id,
+            )
+            + layout.suffix,
+            size=sealed,
+            part_size=part_size,
+        )
+        for destination in plan.destinations
+    ]

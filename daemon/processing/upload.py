@@ -1,0 +1,210 @@
+"""One upload, as far as it can go now: plan, deliveries and digest, report, clean-up."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from pipeline.receipt import make_receipt, write_receipt
+
+from daemon.journal.model import (
+    Delivery,
+    DeliveryState,
+    Envelope,
+    Error,
+    Upload,
+    UploadState,
+)
+from daemon.processing.context import Context, OpenSource
+from daemon.processing.deliver import DeliveryRun
+from daemon.processing.prepare import prepare
+from daemon.tasks import run_all
+from pipeline.errors import DropoffError, SourceChangedError, SourceError
+from pipeline.messages import Abort, Digest, Digested, Target
+
+RESTARTS = 3
+"""So often an upload whose source changed under its key starts over before it fails."""
+
+
+class UploadRun:
+    """Drives one upload until it is over, or has to wait."""
+
+    def __init__(
+        self, context: Context, upload: str, large: asyncio.Semaphore, digests: asyncio.Semaphore
+    ) -> None:
+        self._context = context
+        self._journal = context.journal
+        self._id = upload
+        self._large = large
+        self._digests = digests
+
+    async def run(self) -> float | None:
+        """Go on with it. When to come back (seconds since the epoch), None: when told to.
+
+        Raises StoppedError when the service stops.
+        """
+        while True:
+            upload = await self._journal.upload(self._id)
+            try:
+                again = await self._step(upload)
+            except DropoffError as error:
+                again = await self._failed(upload, error)
+            if again is not None:
+                return again or None
+
+    async def _step(self, upload: Upload) -> float | None:
+        """One state further: None to go on, 0 to wait to be told, else when to come back."""
+        match upload.state:
+            case UploadState.RECEIVED:
+                with await self._context.sources.open(upload) as source:
+                    await prepare(self._context, upload, source)
+            case UploadState.PROCESSING:
+                return await self._process(upload)
+            case UploadState.STORED:
+                return await self._clean_up(upload)
+            case _:
+                return 0
+        return None
+
+    async def _process(self, upload: Upload) -> float | None:
+        envelope = await self._journal.envelope(upload.id)
+        deliveries = await self._journal.deliveries(upload.id)
+        try:
+            with await self._context.sources.open(upload) as source:
+                _check_identity(upload, source)
+                await self._deliver(upload, envelope, deliveries, source)
+        except SourceChangedError as error:
+            await self._start_over(upload, deliveries, error)
+            return None
+        return await self._settle(upload, envelope)
+
+    async def _deliver(
+        self,
+        upload: Upload,
+        envelope: Envelope,
+        deliveries: Sequence[Delivery],
+        source: OpenSource,
+    ) -> None:
+        """Try every delivery that is due; the digest beside them where none takes it along."""
+        now = self._context.clock()
+        due = [d for d in deliveries if d.state is DeliveryState.PENDING and d.next_at <= now]
+        steps = [self._deliver_one(upload, envelope, delivery, source) for delivery in due]
+        if upload.digest is None and not any(delivery.part_size == 0 for delivery in due):
+            steps.append(self._digest(upload, source))
+        await run_all(*steps)
+
+    async def _deliver_one(
+        self, upload: Upload, envelope: Envelope, delivery: Delivery, source: OpenSource
+    ) -> None:
+        run = DeliveryRun(self._context, upload, envelope, delivery, source)
+        if delivery.part_size == 0:
+            await run.run()
+            return
+        async with self._large:
+            self._context.go_on()
+            await run.run()
+
+    async def _digest(self, upload: Upload, source: OpenSource) -> None:
+        name = self._context.settings.pipeline.digest
+        async with self._digests:
+            self._context.go_on()
+            job = Digest(digest=name, size=source.identity.size)
+            result = await self._context.workers.run(job, source.fd)
+        if not isinstance(result, Digested):
+            raise TypeError(f"Digest gave {type(result).__name__}")
+        await self._journal.digested(upload.id, f"{name}:{result.digest}")
+
+    async def _settle(self, upload: Upload, envelope: Envelope) -> float | None:
+        """What the deliveries' states mean for the upload."""
+        upload = await self._journal.upload(upload.id)
+        deliveries = await self._journal.deliveries(upload.id)
+        pending = [d for d in deliveries if d.state is DeliveryState.PENDING]
+        if pending:
+            return max(min(d.next_at for d in pending), self._context.clock())
+        failed = next((d for d in deliveries if d.state is DeliveryState.FAILED), None)
+        if failed is not None:
+            unknown = Error(code="internal", message="unknown", retryable=False)
+            await self._fail(upload, failed.error or unknown)
+            return 0
+        if upload.digest is None:
+            return None
+        await self._stored(upload, envelope, deliveries)
+        return None
+
+    async def _stored(
+        self, upload: Upload, envelope: Envelope, deliveries: Sequence[Delivery]
+    ) -> None:
+        now = self._context.clock()
+        receipt = make_receipt(upload, envelope, deliveries, stored_at=now)
+        await asyncio.to_thread(write_receipt, self._context.settings.state / "receipts", receipt)
+        await self._journal.stored(upload.id, receipt, now)
+        self._record(upload, "ok", None)
+
+    async def _clean_up(self, upload: Upload) -> float:
+        """The source goes once the report is acknowledged and its time has come."""
+        if not await self._journal.reported(upload.id):
+            return 0
+        delete_after = self._context.settings.uploads.delete_after
+        now = self._context.clock()
+        if delete_after is not None:
+            due = (upload.stored_at or now) + delete_after
+            if now < due:
+                return due
+            await self._context.sources.remove(upload)
+            await self._context.audit.record("source_deleted", upload.id, "dropoffd")
+        await self._journal.done(upload.id, now)
+        return 0
+
+    async def _start_over(
+        self, upload: Upload, deliveries: Sequence[Delivery], error: SourceChangedError
+    ) -> None:
+        """Throw away key, header and parts, so that a key never meets two plaintexts."""
+        with await self._context.sources.open(upload) as source:
+            if source.identity.size != upload.size or source.identity == upload.identity:
+                raise error
+        if upload.restarts >= RESTARTS:
+            raise SourceChangedError("the file keeps changing")
+        if any(delivery.state is DeliveryState.STORED for delivery in deliveries):
+            raise SourceChangedError("the file changed after one destination had stored it")
+        for delivery in await self._journal.deliveries(upload.id):
+            if delivery.reference:
+                await self._context.workers.run(abort_job(delivery))
+        await self._journal.start_over(upload.id, self._context.clock())
+
+    async def _failed(self, upload: Upload, error: DropoffError) -> float:
+        told = Error(code=error.code, message=error.message, retryable=error.retryable)
+        if error.retryable and not isinstance(error, SourceError):
+            next_at = self._context.clock() + self._context.backoff.delay(upload.attempts + 1)
+            await self._journal.postpone(upload.id, told, next_at)
+            return next_at
+        await self._fail(upload, told)
+        return 0
+
+    async def _fail(self, upload: Upload, error: Error) -> None:
+        await self._journal.fail(upload.id, error, self._context.clock())
+        self._record(upload, "failed", error)
+
+    def _record(self, upload: Upload, outcome: str, error: Error | None) -> None:
+        now = self._context.clock()
+        self._context.metrics.record(
+            "upload",
+            outcome,
+            upload=upload.id,
+            tus_id=upload.tus_id,
+            study=upload.study,
+            size_bytes=upload.size,
+            upload_seconds=round(now - (upload.received_at or now), 6),
+            receive_seconds=round((upload.received_at or now) - upload.created_at, 6),
+            error_code=error.code if error else None,
+        )
+
+
+def _check_identity(upload: Upload, source: OpenSource) -> None:
+    if source.identity != upload.identity:
+        raise SourceChangedError("the file was replaced or changed")
+
+
+def abort_job(delivery: Delivery) -> Abort:
+    """The job that removes what a delivery left unfinished."""
+    target = Target(upload=delivery.upload, name=delivery.name, size=delivery.size)
+    return Abort(destination=delivery.destination, target=target, reference=delivery.reference)
