@@ -1,0 +1,131 @@
+"""What every envelope format offers, and what the formats share.
+
+A sealed object is a header followed by segments. Each segment is sealed by itself, numbered from
+0, so any run of whole segments can be sealed apart from the others: a part of a multipart upload
+is sealed without the parts before it, and sealing it again gives the same bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Final, NamedTuple, Protocol
+
+SEGMENT: Final = 65536
+"""Plaintext bytes of each segment but the last."""
+
+BATCH: Final = 16
+"""Segments that are opened, and should be sealed, at a time: 1 MiB of plaintext."""
+
+MAX_RECIPIENTS: Final = 1024
+"""More recipients than this are refused: a header is no mailing list."""
+
+
+class Readable(Protocol):
+    """A source of bytes; may give less than asked for, and gives nothing at its end."""
+
+    def read(self, size: int, /) -> bytes:
+        """At most ``size`` bytes."""
+
+
+class Made(NamedTuple):
+    """What is fixed once for an upload, and equal for all its destinations."""
+
+    key: bytes
+    """The session key, 32 bytes; empty for ``none``. A secret."""
+    header: bytes
+    """What stands before the first segment; empty for ``none``."""
+    fingerprints: tuple[str, ...]
+    """Of the recipients' public keys, in their order, each once."""
+
+
+class Sealer(Protocol):
+    """Seals the segments of one upload; holds the cipher, so make one for many calls."""
+
+    def seal_into(self, first_segment: int, plaintext: memoryview, out: memoryview) -> int:
+        """Seal whole segments into the beginning of ``out``, and give the bytes written.
+
+        ``plaintext`` starts at segment ``first_segment``, and is a multiple of ``SEGMENT`` long
+        unless it ends with the upload. Both views are of plain bytes and don't overlap. ``out``
+        holds at least ``sealed_size(0, len(plaintext))`` bytes. An empty upload is sealed by one
+        call with an empty view (for age, that is a segment of its own).
+
+        Raises ValueError where ``out`` is too small, or the plaintext isn't the upload's.
+        """
+
+
+class Format(Protocol):
+    """One format. Its layout is arithmetic alone: nothing needs to be read to place a part."""
+
+    @property
+    def suffix(self) -> str:
+        """What is added to an object's name, e.g. ``.c4gh``; empty for ``none``."""
+
+    @property
+    def seals(self) -> bool:
+        """False where sealed bytes are the plaintext itself, and copying them can be saved."""
+
+    def make(self, recipients: Sequence[str]) -> Made:
+        """A fresh session key, and the header that gives it to ``recipients``.
+
+        ``recipients`` are public keys in the format's text form. Raises RecipientError for one
+        of the wrong kind or size, a low-order point, or where there is none at all.
+        """
+
+    def sealed_size(self, header_length: int, plaintext_size: int) -> int:
+        """Bytes of the whole object."""
+
+    def sealed_offset(self, header_length: int, plaintext_offset: int) -> int:
+        """Where the segment that starts at ``plaintext_offset`` stands in the object.
+
+        0 stays 0: what starts at the beginning carries the header. Raises ValueError for an
+        offset that isn't a multiple of ``SEGMENT``.
+        """
+
+    def sealer(self, key: bytes, plaintext_size: int) -> Sealer:
+        """What seals an upload of ``plaintext_size`` bytes with the session key ``key``."""
+
+    def open_stream(self, source: Readable, secret_key: bytes) -> Iterator[memoryview]:
+        """The plaintext of the object in ``source``, in constant memory.
+
+        ``secret_key`` is the recipient's X25519 secret key, 32 raw bytes. A view is valid until
+        the next one is taken. Raises EnvelopeError for a wrong key, and for bytes that are
+        damaged or cut short; what was given before is authentic as far as the format goes.
+        """
+
+
+def segments_of(plaintext_size: int) -> int:
+    """How many segments a plaintext has; none where it is empty."""
+    return -(-plaintext_size // SEGMENT)
+
+
+def check_offset(plaintext_offset: int) -> None:
+    """Raise ValueError for an offset inside a segment."""
+    if plaintext_offset < 0 or plaintext_offset % SEGMENT:
+        raise ValueError(f"no segment starts at plaintext byte {plaintext_offset}")
+
+
+def read_full(source: Readable, size: int) -> bytes:
+    """Exactly ``size`` bytes, or what is left before the end."""
+    first = source.read(size)
+    if len(first) == size or not first:
+        return first
+    pieces = [first]
+    missing = size - len(first)
+    while missing and (piece := source.read(missing)):
+        pieces.append(piece)
+        missing -= len(piece)
+    return b"".join(pieces)
+
+
+def read_batches(source: Readable, size: int) -> Iterator[tuple[bytes, bool]]:
+    """All of ``source`` in pieces of ``size`` bytes, and whether a piece is the last one.
+
+    An empty source is one empty, last piece.
+    """
+    piece = read_full(source, size)
+    while True:
+        following = read_full(source, size) if len(piece) == size else b""
+        yield piece, not following
+        if not following:
+            return
+        piece = following

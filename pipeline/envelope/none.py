@@ -1,0 +1,52 @@
+"""No envelope: the object is the upload as it came."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from pipeline.envelope.base import BATCH, SEGMENT, Made, Readable, Sealer, check_offset, read_full
+
+
+class PlainSealer:
+    """Copies. Who can send the plaintext itself saves even that."""
+
+    def seal_into(self, first_segment: int, plaintext: memoryview, out: memoryview) -> int:
+        """See :class:`~pipeline.envelope.base.Sealer`."""
+        del first_segment
+        length = len(plaintext)
+        if len(out) < length:
+            raise ValueError(f"{len(out)} bytes don't hold {length}")
+        out[:length] = plaintext
+        return length
+
+
+class Plain:
+    """The format ``none``. It needs no recipients and refuses none."""
+
+    suffix = ""
+    seals = False
+
+    def make(self, recipients: Sequence[str]) -> Made:
+        """No key, no header."""
+        del recipients
+        return Made(b"", b"", ())
+
+    def sealed_size(self, header_length: int, plaintext_size: int) -> int:
+        """The plaintext's size."""
+        return header_length + plaintext_size
+
+    def sealed_offset(self, header_length: int, plaintext_offset: int) -> int:
+        """The same offset."""
+        check_offset(plaintext_offset)
+        return header_length + plaintext_offset if plaintext_offset else 0
+
+    def sealer(self, key: bytes, plaintext_size: int) -> Sealer:
+        """What copies."""
+        del key, plaintext_size
+        return PlainSealer()
+
+    def open_stream(self, source: Readable, secret_key: bytes) -> Iterator[memoryview]:
+        """The source as it is."""
+        del secret_key
+        while piece := read_full(source, BATCH * SEGMENT):
+            yield memoryview(piece)
