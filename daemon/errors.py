@@ -49,10 +49,17 @@ class PlanError(DropoffError):
 
 
 class ApiUnreachableError(DropoffError):
-    """The REST API is away, slow, or answers with something that can't be trusted or understood."""
+    """The REST API is away, slow, or answers with something that can't be trusted or understood.
+
+    ``retry_after`` is how long it asked to be left alone, in seconds; None where it didn't say.
+    """
 
     code = "api_unreachable"
     retryable = True
+
+    def __init__(self, message: str, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class ApiRefusedError(DropoffError):
