@@ -55,6 +55,12 @@ class EnvelopeError(DropoffError):
     code = "envelope_invalid"
 
 
+class ReceiptError(DropoffError):
+    """A file that is no receipt, or one that can't be checked with what is installed here."""
+
+    code = "receipt_invalid"
+
+
 class DestinationError(DropoffError):
     """A destination did not take what it was given."""
 
