@@ -1,0 +1,476 @@
+"""config.toml and the secrets → frozen settings."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from daemon.config_checks import (
+    age_lines,
+    is_listen,
+    object_path_problem,
+    template_problem,
+    url_problem,
+    with_slash,
+)
+from daemon.config_file import (
+    ApiTable,
+    DestinationTable,
+    File,
+    HooksTable,
+    Issues,
+    Key,
+    PathsTable,
+    PipelineTable,
+    StudyTable,
+    UploadsTable,
+    describe,
+    dotted,
+    read,
+)
+from daemon.credentials import Credentials, variable
+from daemon.errors import ConfigError
+from daemon.settings import (
+    Api,
+    ApiPaths,
+    Destination,
+    Hooks,
+    Pipeline,
+    Settings,
+    Study,
+    Uploads,
+)
+from daemon.units import DURATION_EXAMPLE, parse_duration
+from pipeline.messages import DestinationSpec
+
+SYSTEM_FILE = Path("/etc/dropoffd/config.toml")
+
+MAX_FILE = 4 * 1024 * 1024
+MAX_RECIPIENT = 64 * 1024
+MAX_SOCKET_PATH = 107
+"""Bytes that the kernel takes as a Unix socket's path."""
+
+SEGMENT = 64 * 1024
+"""Parts begin at whole segments."""
+MAX_PART = 5 * 1024**3
+MIN_MEMORY = 1024 * 1024
+
+_UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", re.ASCII)
+_DESTINATION_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", re.ASCII)
+
+
+def find(path: Path | None, environ: Mapping[str, str]) -> Path:
+    """The config.toml to use: ``path``, else ``$DROPOFFD_CONFIG``, ``./config.toml``, ``/etc``.
+
+    Raises ConfigError where there is none.
+    """
+    named = path or (Path(value) if (value := environ.get("DROPOFFD_CONFIG")) else None)
+    if named is not None:
+        return named.absolute()
+    places = (Path("config.toml").absolute(), SYSTEM_FILE)
+    for place in places:
+        if place.exists():
+            return place
+    raise ConfigError(
+        "no config.toml found; expected --config FILE, $DROPOFFD_CONFIG, "
+        f"{places[0]} or {places[1]}"
+    )
+
+
+def load(
+    path: Path | None = None,
+    environ: Mapping[str, str] | None = None,
+    *,
+    secrets: bool = True,
+) -> Settings:
+    """The settings of a config.toml and of the secrets that go with it.
+
+    ``environ`` is the process's own environment unless given. Without ``secrets`` none is looked
+    for or missed: enough for commands that only need to know where things are, run by somebody
+    who may not read them. Raises ConfigError that names every mistake with file, line, key, what
+    was found and what is expected.
+    """
+    environ = os.environ if environ is None else environ
+    file = find(path, environ)
+    text = _read_text(file)
+    issues = Issues(file, text)
+    tables = read(file, text, issues)
+    credentials = Credentials(environ, file.parent / ".env") if secrets else None
+    settings = _Builder(file, issues, credentials).settings(tables)
+    issues.raise_any()
+    return settings
+
+
+def _read_text(file: Path) -> str:
+    try:
+        with file.open("rb") as opened:
+            content = opened.read(MAX_FILE + 1)
+    except OSError as error:
+        raise ConfigError(f"{file}: can't be read: {error.strerror}") from None
+    if len(content) > MAX_FILE:
+        raise ConfigError(f"{file}: too long for a config.toml, expected at most 4 MiB")
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ConfigError(f"{file}:{line}: expected UTF-8 text") from None
+
+
+class _Builder:
+    """Makes settings of the tables, and notes what can't be used."""
+
+    def __init__(self, file: Path, issues: Issues, credentials: Credentials | None) -> None:
+        self._file = file
+        self._issues = issues
+        self._credentials = credentials
+
+    def settings(self, tables: File) -> Settings:
+        uploads = self._uploads(tables.uploads)
+        destinations = {
+            name: self._destination(name, table) for name, table in tables.destinations.items()
+        }
+        settings = Settings(
+            file=self._file,
+            uploads=uploads,
+            spool=self._path(("spool", "directory"), tables.spool.directory),
+            state=self._path(("state", "directory"), tables.state.directory),
+            hooks=self._hooks(tables.hooks),
+            api=self._api(tables.api),
+            pipeline=self._pipeline(tables.pipeline),
+            destinations=destinations,
+            studies=self._studies(tables.studies, frozenset(destinations)),
+        )
+        self._check_variables(settings)
+        self._check_apart(settings)
+        return settings
+
+    def _uploads(self, table: UploadsTable) -> Uploads:
+        directory = self._path(("uploads", "directory"), table.directory)
+        self._check_positive(("uploads", "rescan"), table.rescan)
+        if not table.study_key.strip():
+            self._issues.add(("uploads", "study_key"), 'empty, expected a name such as "study"')
+        return Uploads(
+            directory=directory,
+            info_directory=(
+                self._path(("uploads", "info_directory"), table.info_directory)
+                if table.info_directory
+                else directory
+            ),
+            rescan=float(table.rescan),
+            study_key=table.study_key,
+            delete_after=self._delete_after(table.delete),
+        )
+
+    def _delete_after(self, text: str) -> float | None:
+        if text == "never":
+            return None
+        if text == "delivered":
+            return 0.0
+        try:
+            return parse_duration(text)
+        except ValueError:
+            self._issues.add(
+                ("uploads", "delete"),
+                f'found {describe(text)}, expected "delivered", "never", or {DURATION_EXAMPLE}',
+            )
+            return None
+
+    def _hooks(self, table: HooksTable) -> Hooks:
+        socket = self._path(("hooks", "socket"), table.socket)
+        if len(os.fsencode(socket)) > MAX_SOCKET_PATH:
+            self._issues.add(
+                ("hooks", "socket"),
+                f"{describe(str(socket))} is too long for a socket, "
+                f"expected at most {MAX_SOCKET_PATH} bytes",
+            )
+        self._check_positive(("hooks", "timeout"), table.timeout)
+        if table.listen and not is_listen(table.listen):
+            self._issues.add(
+                ("hooks", "listen"),
+                f'found {describe(table.listen)}, expected "HOST:PORT" such as "127.0.0.1:8121"',
+            )
+        return Hooks(socket=socket, listen=table.listen, timeout=float(table.timeout))
+
+    def _api(self, table: ApiTable) -> Api:
+        url = self._api_url(table.url)
+        sign_as = with_slash(table.sign_as)
+        if sign_as:
+            self._check_url(("api", "sign_as"), sign_as)
+        for prefix in table.inline_destinations:
+            self._check_url(("api", "inline_destinations"), prefix)
+        self._check_positive(("api", "timeout"), table.timeout)
+        key = self._secret("DROPOFF_API_HAWK_KEY")
+        secret = self._secret("DROPOFF_API_HAWK_SECRET")
+        if url and self._credentials is not None:
+            missing = [
+                name
+                for name, value in (
+                    ("DROPOFF_API_HAWK_KEY", key),
+                    ("DROPOFF_API_HAWK_SECRET", secret),
+                )
+                if not value
+            ]
+            if missing:
+                self._issues.add(
+                    ("api", "url"),
+                    f"set, but {' and '.join(missing)} missing; expected as credentials, "
+                    f"in the environment or in {self._file.parent / '.env'}",
+                )
+        return Api(
+            url=url,
+            sign_as=sign_as,
+            hawk_key=key,
+            hawk_secret=secret,
+            unsigned_answers=table.unsigned_answers,
+            inline_destinations=table.inline_destinations,
+            timeout=float(table.timeout),
+            ca_file=self._ca_file(("api", "ca_file"), table.ca_file),
+            paths=self._api_paths(table.paths),
+        )
+
+    def _api_url(self, url: str) -> str:
+        if url:
+            self._check_url(("api", "url"), url)
+            return with_slash(url)
+        url = self._secret("WEBHOOK_URL")
+        # Its value may hold a token, and so is never told.
+        if url and (problem := url_problem(url)):
+            self._issues.add(("api", "url"), f"WEBHOOK_URL {problem}")
+        return with_slash(url)
+
+    def _api_paths(self, table: PathsTable) -> ApiPaths:
+        for name, path, fields in (
+            ("announce", table.announce, frozenset[str]()),
+            ("study", table.study, frozenset({"study"})),
+            ("report", table.report, frozenset({"upload"})),
+        ):
+            key = ("api", "paths", name)
+            self._check_template(key, path, fields)
+            for field in sorted(fields):
+                if f"{{{field}}}" not in path:
+                    self._issues.add(key, f"expected {{{field}}} in it")
+            if path.startswith("/") or "://" in path:
+                self._issues.add(key, "expected a path below the API's URL, without a leading /")
+        return ApiPaths(announce=table.announce, study=table.study, report=table.report)
+
+    def _pipeline(self, table: PipelineTable) -> Pipeline:
+        self._check_least(("pipeline", "workers"), table.workers, 0)
+        self._check_least(("pipeline", "deliveries"), table.deliveries, 1)
+        self._check_positive(("pipeline", "give_up"), table.give_up)
+        if table.memory < MIN_MEMORY:
+            self._issues.add(("pipeline", "memory"), 'too small, expected at least "1MiB"')
+        if not SEGMENT <= table.part_size <= MAX_PART or table.part_size % SEGMENT:
+            self._issues.add(
+                ("pipeline", "part_size"),
+                'expected a multiple of "64KiB" up to "5GiB", such as "16MiB"',
+            )
+        return Pipeline(
+            workers=table.workers or len(os.sched_getaffinity(0)),
+            deliveries=table.deliveries,
+            memory=int(table.memory),
+            part_size=int(table.part_size),
+            digest=table.digest,
+            give_up=float(table.give_up),
+            follow=table.follow,
+            follow_after=int(table.follow_after),
+            stop_timeout=float(table.stop_timeout),
+        )
+
+    def _destination(self, name: str, table: DestinationTable) -> Destination:
+        key = ("destinations", name)
+        if not _DESTINATION_NAME.fullmatch(name) or name.startswith("inline-"):
+            self._issues.add(
+                key, "expected a name of letters, digits, - and _ that doesn't begin with inline-"
+            )
+        if problem := object_path_problem(table.path):
+            self._issues.add((*key, "path"), problem)
+        if table.type == "s3":
+            spec = self._s3(name, table)
+        elif table.type == "directory":
+            spec = self._directory(name, table)
+        else:
+            found = f"found {describe(table.type)}" if table.type else "missing"
+            self._issues.add((*key, "type"), f'{found}, expected one of "s3", "directory"')
+            spec = DestinationSpec(name=name, type="directory")
+        return Destination(spec=spec, path=table.path)
+
+    def _s3(self, name: str, table: DestinationTable) -> DestinationSpec:
+        key = ("destinations", name)
+        if table.endpoint:
+            self._check_url((*key, "endpoint"), table.endpoint)
+        elif not table.region:
+            self._issues.add(
+                (*key, "endpoint"), "missing, expected the store's URL, or a region for AWS"
+            )
+        if not table.bucket:
+            self._issues.add((*key, "bucket"), "missing, expected the bucket's name")
+        self._check_foreign(key, table, ("directory",))
+        access = self._secret(variable(name, "ACCESS_KEY"))
+        secret = self._secret(variable(name, "SECRET_KEY"))
+        if bool(access) != bool(secret):
+            self._issues.add(
+                key,
+                f"expected both {variable(name, 'ACCESS_KEY')} and "
+                f"{variable(name, 'SECRET_KEY')}, or none for the AWS credentials chain",
+            )
+        return DestinationSpec(
+            name=name,
+            type="s3",
+            verify=table.verify,
+            endpoint=table.endpoint.rstrip("/"),
+            bucket=table.bucket,
+            region=table.region,
+            access_key=access,
+            secret_key=secret,
+            session_token=self._secret(variable(name, "SESSION_TOKEN")),
+            ca_file=self._ca_file((*key, "ca_file"), table.ca_file),
+        )
+
+    def _directory(self, name: str, table: DestinationTable) -> DestinationSpec:
+        key = ("destinations", name)
+        self._check_foreign(key, table, ("endpoint", "bucket", "region", "ca_file"))
+        return DestinationSpec(
+            name=name,
+            type="directory",
+            verify=table.verify,
+            directory=str(self._path((*key, "directory"), table.directory)),
+        )
+
+    def _studies(self, tables: dict[str, StudyTable], known: frozenset[str]) -> dict[str, Study]:
+        studies: dict[str, Study] = {}
+        for name, table in tables.items():
+            key = ("studies", name)
+            identifier = name.lower()
+            if not _UUID.fullmatch(name):
+                self._issues.add(key, "expected a UUID, as 8-4-4-4-12 hexadecimal digits")
+            elif identifier in studies:
+                self._issues.add(key, "there twice: a UUID's case makes no difference")
+            studies[identifier] = self._study(key, identifier, table, known)
+        return studies
+
+    def _study(self, key: Key, identifier: str, table: StudyTable, known: frozenset[str]) -> Study:
+        if not table.destinations:
+            self._issues.add((*key, "destinations"), "missing, expected at least one destination")
+        for destination in table.destinations:
+            if destination not in known:
+                listed = ", ".join(sorted(known)) or "none"
+                self._issues.add(
+                    (*key, "destinations"),
+                    f"{describe(destination)} is no destination; known: {listed}",
+                )
+        if len(set(table.destinations)) != len(table.destinations):
+            self._issues.add((*key, "destinations"), "names a destination twice")
+        recipients = self._recipients((*key, "recipients"), table)
+        if table.encrypt != "none" and not table.recipients:
+            self._issues.add(
+                (*key, "recipients"), f'missing, expected for encrypt = "{table.encrypt}"'
+            )
+        return Study(
+            id=identifier,
+            encrypt=table.encrypt,
+            recipients=recipients,
+            destinations=table.destinations,
+            open=table.open,
+            max_size=None if table.max_size is None else int(table.max_size),
+        )
+
+    def _recipients(self, key: Key, table: StudyTable) -> tuple[str, ...]:
+        found: list[str] = []
+        for entry in table.recipients:
+            if entry.startswith("age1"):
+                found.append(entry)
+            elif entry.startswith(("ssh-", "AGE-SECRET-KEY-", "-----BEGIN")):
+                self._issues.add(key, "found a key's text, expected key files or age1… recipients")
+            else:
+                text = self._recipient_file(key, entry)
+                found.extend(age_lines(text) if table.encrypt == "age" else (text,))
+        return tuple(found)
+
+    def _recipient_file(self, key: Key, entry: str) -> str:
+        path = self._path(key, entry)
+        try:
+            with path.open("rb") as file:
+                content = file.read(MAX_RECIPIENT + 1)
+        except OSError as error:
+            self._issues.add(
+                key, f"{path}: can't be read: {error.strerror}; expected a public key file"
+            )
+            return ""
+        try:
+            text = content.decode()
+        except UnicodeDecodeError:
+            text = ""
+        if not text.strip() or len(content) > MAX_RECIPIENT:
+            self._issues.add(key, f"{path}: expected the text of a public key")
+        # Nothing of a secret key may get any further, not even into a report's error.
+        if "PRIVATE KEY" in text or "SECRET-KEY" in text:
+            self._issues.add(key, f"{path}: holds a secret key, expected the public one")
+            return ""
+        return text
+
+    def _secret(self, name: str) -> str:
+        return self._credentials.get(name) if self._credentials is not None else ""
+
+    def _path(self, key: Key, text: str) -> Path:
+        if not text or "\0" in text:
+            self._issues.add(key, "missing, expected a path")
+        # Without resolving links: the operator's path may be one on purpose.
+        return Path(os.path.normpath(self._file.parent / text.replace("\0", "")))
+
+    def _ca_file(self, key: Key, text: str) -> str:
+        if not text:
+            return ""
+        path = self._path(key, text)
+        if not path.is_file():
+            self._issues.add(key, f"{path}: no such file, expected CA certificates in PEM")
+        return str(path)
+
+    def _check_url(self, key: Key, url: str) -> None:
+        if problem := url_problem(url):
+            self._issues.add(key, problem)
+
+    def _check_least(self, key: Key, value: int, least: int) -> None:
+        if value < least:
+            self._issues.add(key, f"found {describe(value)}, expected at least {least}")
+
+    def _check_positive(self, key: Key, seconds: float) -> None:
+        if seconds <= 0:
+            self._issues.add(key, f"found no time at all, expected {DURATION_EXAMPLE}")
+
+    def _check_template(self, key: Key, template: str, known: frozenset[str]) -> None:
+        if problem := template_problem(template, known):
+            self._issues.add(key, problem)
+
+    def _check_foreign(self, key: Key, table: DestinationTable, names: tuple[str, ...]) -> None:
+        for name in names:
+            if getattr(table, name):
+                self._issues.add((*key, name), f'not used by type = "{table.type}"')
+
+    def _check_variables(self, settings: Settings) -> None:
+        """Two destinations must not share the names of their secrets."""
+        seen: dict[str, str] = {}
+        for name in settings.destinations:
+            other = seen.setdefault(variable(name, ""), name)
+            if other != name:
+                self._issues.add(
+                    ("destinations", name),
+                    f"too like {dotted((other,))}: both take {variable(name, 'ACCESS_KEY')}",
+                )
+
+    def _check_apart(self, settings: Settings) -> None:
+        """What the daemon writes must not lie where it looks for uploads."""
+        places: dict[Key, Path] = {
+            ("spool", "directory"): settings.spool,
+            ("state", "directory"): settings.state,
+        }
+        for name, destination in settings.destinations.items():
+            if destination.spec.directory:
+                places["destinations", name, "directory"] = Path(destination.spec.directory)
+        for key, place in places.items():
+            for uploads in (settings.uploads.directory, settings.uploads.info_directory):
+                if place.is_relative_to(uploads):
+                    self._issues.add(
+                        key, f"{place} lies in the upload directory, expected outside of {uploads}"
+                    )
