@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 
+from pipeline.discreet import Discreet
+from pipeline.errors import DropoffError
 from pipeline.messages import DestinationSpec, EnvelopeFormat, StoredObject
 
 
@@ -93,6 +95,11 @@ class Error(msgspec.Struct, frozen=True, kw_only=True):
     code: str
     message: str
     retryable: bool
+
+
+def error_of(error: DropoffError) -> Error:
+    """An exception as it is remembered and reported."""
+    return Error(code=error.code, message=error.message, retryable=error.retryable)
 
 
 class Announcement(msgspec.Struct, frozen=True, kw_only=True):
@@ -202,8 +209,10 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
     stored_at: float | None
 
 
-class Envelope(msgspec.Struct, frozen=True, kw_only=True):
+class Envelope(Discreet, frozen=True, kw_only=True):
     """How an upload is sealed, for every destination alike."""
+
+    HIDDEN: ClassVar[frozenset[str]] = frozenset({"key"})
 
     format: EnvelopeFormat
     key: bytes

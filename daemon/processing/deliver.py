@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from pipeline.delivery import spans
 
-from daemon.journal.model import Attempt, Delivery, DeliveryState, Envelope, Error, Upload
+from daemon.journal.model import Attempt, Delivery, DeliveryState, Envelope, Upload
 from daemon.processing.context import Context, OpenSource, Progress, StoppedError
 from daemon.tasks import run_all
 from pipeline.errors import (
@@ -186,7 +186,8 @@ class DeliveryRun:
             ]
 
         async def prove(span: Span) -> None:
-            part = await self._prove(begun.reference, span, held and held.get(span.number))
+            listed = None if held is None else held.get(span.number)
+            part = await self._prove(begun.reference, span, listed)
             if part is not None:
                 proved[span.number] = part
 

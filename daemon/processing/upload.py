@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from pipeline.receipt import make_receipt, write_receipt
-
 from daemon.journal.model import (
     Delivery,
     DeliveryState,
@@ -14,11 +12,14 @@ from daemon.journal.model import (
     Error,
     Upload,
     UploadState,
+    error_of,
 )
 from daemon.processing.context import Context, OpenSource
 from daemon.processing.deliver import DeliveryRun
 from daemon.processing.prepare import prepare
+from daemon.processing.receipts import keep_receipt, make_receipt
 from daemon.tasks import run_all
+from pipeline import receipt as receipts
 from pipeline.errors import DropoffError, SourceChangedError, SourceError
 from pipeline.messages import Abort, Digest, Digested, Target
 
@@ -135,9 +136,9 @@ class UploadRun:
         self, upload: Upload, envelope: Envelope, deliveries: Sequence[Delivery]
     ) -> None:
         now = self._context.clock()
-        receipt = make_receipt(upload, envelope, deliveries, stored_at=now)
-        await asyncio.to_thread(write_receipt, self._context.settings.state / "receipts", receipt)
-        await self._journal.stored(upload.id, receipt, now)
+        receipt = make_receipt(upload, envelope, deliveries, now)
+        await asyncio.to_thread(keep_receipt, self._context.settings.state / "receipts", receipt)
+        await self._journal.stored(upload.id, receipts.to_dict(receipt), now)
         self._record(upload, "ok", None)
 
     async def _clean_up(self, upload: Upload) -> float:
@@ -172,7 +173,7 @@ class UploadRun:
         await self._journal.start_over(upload.id, self._context.clock())
 
     async def _failed(self, upload: Upload, error: DropoffError) -> float:
-        told = Error(code=error.code, message=error.message, retryable=error.retryable)
+        told = error_of(error)
         if error.retryable and not isinstance(error, SourceError):
             next_at = self._context.clock() + self._context.backoff.delay(upload.attempts + 1)
             await self._journal.postpone(upload.id, told, next_at)
