@@ -310,8 +310,7 @@ class DeliveryRun:
             started_at=started_at,
             seconds=time.perf_counter() - started,
             sent=self._progress.sent,
-            error=error
-            and Error(code=error.code, message=error.message, retryable=error.retryable),
+            error=error_of(error) if error is not None else None,
         )
 
     def _record(self, outcome: str, attempt: Attempt, stored: StoredObject | None) -> None:
