@@ -6,9 +6,11 @@ Sizes are bytes, durations seconds, paths absolute.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import ClassVar
 
 import msgspec
 
+from pipeline.discreet import Discreet
 from pipeline.messages import DestinationSpec, DigestName, EnvelopeFormat
 
 MIB = 1024 * 1024
@@ -41,8 +43,10 @@ class ApiPaths(msgspec.Struct, frozen=True, kw_only=True):
     report: str = "uploads/{upload}/reports/"
 
 
-class Api(msgspec.Struct, frozen=True, kw_only=True):
+class Api(Discreet, frozen=True, kw_only=True):
     """``[api]``, with the HAWK credentials from the secrets."""
+
+    HIDDEN: ClassVar[frozenset[str]] = frozenset({"url", "hawk_key", "hawk_secret"})
 
     url: str = ""
     sign_as: str = ""

@@ -7,20 +7,24 @@ to repeat: the same job on the same bytes has the same effect.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import msgspec
+
+from pipeline.discreet import Discreet
 
 EnvelopeFormat = Literal["crypt4gh", "age", "none"]
 DigestName = Literal["sha256", "blake3"]
 VerifyMode = Literal["checksum", "readback", "size"]
 
 
-class DestinationSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class DestinationSpec(Discreet, frozen=True, kw_only=True, omit_defaults=True):
     """A storage as a worker needs it, secrets included. Equal specs share one connection pool.
 
     ``name`` is the name in the config, or ``inline-<n>`` for one that the REST API described.
     """
+
+    HIDDEN: ClassVar[frozenset[str]] = frozenset({"access_key", "secret_key", "session_token"})
 
     name: str
     type: Literal["s3", "directory", "webdav", "sftp"]
@@ -48,8 +52,10 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     """Bytes of the whole sealed object."""
 
 
-class Seal(msgspec.Struct, frozen=True, kw_only=True):
+class Seal(Discreet, frozen=True, kw_only=True):
     """How the plaintext becomes the object's bytes. Equal seals give equal bytes."""
+
+    HIDDEN: ClassVar[frozenset[str]] = frozenset({"key"})
 
     format: EnvelopeFormat
     key: bytes
