@@ -12,7 +12,14 @@ from typing import TypeVar
 
 from pipeline.delivery import spans
 
-from daemon.journal.model import Attempt, Delivery, DeliveryState, Envelope, Upload
+from daemon.journal.model import (
+    Attempt,
+    Delivery,
+    DeliveryState,
+    Envelope,
+    Upload,
+    error_of,
+)
 from daemon.processing.context import Context, OpenSource, Progress, StoppedError
 from daemon.tasks import run_all
 from pipeline.errors import (
