@@ -1,0 +1,65 @@
+"""Key pairs as files on disk."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+from pipeline.envelope.armour import MAX_TEXT
+from pipeline.envelope.keys import KeyPair, Passphrase, crypt4gh_secret
+from pipeline.errors import EnvelopeError
+from pipeline.messages import EnvelopeFormat
+
+
+class SecretKey(NamedTuple):
+    """A recipient's secret key."""
+
+    format: EnvelopeFormat
+    raw: bytes
+
+    def __repr__(self) -> str:
+        """Without the secret."""
+        return f"SecretKey(format={self.format!r})"
+
+
+def read_secret(path: Path, passphrase: Passphrase) -> SecretKey:
+    """The secret key in a file. Raises EnvelopeError, and OSError where it can't be read."""
+    with path.open("rb") as file:
+        data = file.read(MAX_TEXT + 1)
+    try:
+        text = data.decode("ascii")
+    except UnicodeDecodeError:
+        raise EnvelopeError("this is no file of a secret key") from None
+    return SecretKey("crypt4gh", crypt4gh_secret(text, passphrase))
+
+
+def write_pair(pair: KeyPair, path: Path) -> tuple[Path, Path]:
+    """Write the secret key to ``path`` (mode 0600) and the public one to ``path.pub``.
+
+    Gives both paths. Never replaces a file: raises FileExistsError where one of them is there.
+    Nothing of a pair is left behind where writing fails.
+    """
+    public = path.with_name(path.name + ".pub")
+    if os.path.lexists(public):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(public))
+    _write_new(path, pair.secret, 0o600)
+    try:
+        _write_new(public, pair.public, 0o644)
+    except BaseException:
+        path.unlink()
+        raise
+    return path, public
+
+
+def _write_new(path: Path, text: str, mode: int) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    try:
+        with os.fdopen(descriptor, "w", encoding="ascii") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        path.unlink()
+        raise
