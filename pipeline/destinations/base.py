@@ -22,7 +22,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Body(Protocol):
-    """Sealed bytes on their way out. Read once, from start to end."""
+    """Sealed bytes on their way out. Each iteration starts afresh and gives the same bytes."""
 
     @property
     def size(self) -> int:
@@ -30,11 +30,11 @@ class Body(Protocol):
 
     @property
     def crc64nvme(self) -> int:
-        """Of all bytes given, once the iteration has ended."""
+        """Of all bytes that the last whole iteration gave."""
 
     @property
     def md5(self) -> bytes | None:
-        """Of all bytes given, once the iteration has ended; None unless asked for before."""
+        """Likewise; None unless asked for before."""
 
     def with_md5(self) -> None:
         """Ask for :attr:`md5` (dear: 1 s for each GB); call before the iteration."""

@@ -1,0 +1,196 @@
+"""One upload to one destination: how it is cut into parts, and how a part's bytes come about."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator, Iterable
+from typing import Final, Protocol
+
+from awscrt.checksums import combine_crc64nvme, crc64nvme
+
+from pipeline.destinations.base import Limits, PartPlace
+from pipeline.envelope import BATCH, SEGMENT, by_format
+from pipeline.errors import DestinationRefusedError
+from pipeline.messages import DigestName, Seal, Span, StoredPart
+from pipeline.source import Source
+
+CHUNK: Final = BATCH * SEGMENT
+"""Plaintext that is read and sealed at a time: 1 MiB, a third of a millisecond of work."""
+
+S3_LIMITS: Final = Limits(min_part=5 * 1024 * 1024)
+"""The strictest of all: parts that S3 takes suit every destination."""
+
+
+class Hasher(Protocol):
+    """What :mod:`hashlib` and blake3 have in common."""
+
+    def update(self, data: memoryview, /) -> object:
+        """Take further bytes."""
+
+    def hexdigest(self) -> str:
+        """Of all bytes taken."""
+
+
+def hasher(name: DigestName) -> Hasher:
+    """A fresh hasher."""
+    if name == "sha256":
+        return hashlib.sha256()
+    from blake3 import blake3  # noqa: PLC0415  # only who asks for it needs it in memory
+
+    return blake3()
+
+
+def plan_parts(size: int, part_size: int, limits: Limits = S3_LIMITS) -> int:
+    """Plaintext bytes of each part but the last; 0 where it has to go in one piece.
+
+    A multiple of the segment size, at least ``part_size``, and more where the destination asks
+    for longer parts or would otherwise need too many. Raises DestinationRefusedError for an upload
+    that is too large for it.
+    """
+    if not limits.parts:
+        return 0
+    wanted = max(part_size, limits.min_part, -(-size // limits.max_parts), 1)
+    planned = -(-wanted // SEGMENT) * SEGMENT
+    # Sealing adds 28 bytes to 64 KiB at most, and a header: a thousandth is more than that.
+    if planned + planned // 1000 > limits.max_part:
+        most = limits.max_part * limits.max_parts
+        raise DestinationRefusedError(
+            f"the upload has {size} bytes, the destination takes less than {most}"
+        )
+    return planned
+
+
+def spans(size: int, part_size: int) -> list[Span]:
+    """The parts of ``size`` plaintext bytes. An empty upload is one empty part."""
+    if part_size <= 0:
+        return [Span(number=1, offset=0, length=size)]
+    return [
+        Span(number=number, offset=offset, length=min(part_size, size - offset))
+        for number, offset in enumerate(range(0, max(size, 1), part_size), start=1)
+    ]
+
+
+def whole(seal: Seal) -> Span:
+    """All of an upload as one part."""
+    return Span(number=1, offset=0, length=seal.size)
+
+
+def place(seal: Seal, span: Span) -> PartPlace:
+    """Where a part stands in the sealed object. The first one carries the header."""
+    layout = by_format(seal.format)
+    header = len(seal.header)
+    end = span.offset + span.length
+    start = layout.sealed_offset(header, span.offset)
+    stop = (
+        layout.sealed_size(header, seal.size)
+        if end == seal.size
+        else layout.sealed_offset(header, end)
+    )
+    return PartPlace(number=span.number, offset=start, size=stop - start)
+
+
+def combined_crc(parts: Iterable[StoredPart]) -> int:
+    """The CRC-64/NVME of the object that ``parts`` make up, given in their order."""
+    crc = 0
+    for part in parts:
+        crc = combine_crc64nvme(crc, part.crc64nvme, part.size)
+    return crc
+
+
+class SealedBody:
+    """A part's sealed bytes, made while they are asked for; see :class:`destinations.base.Body`.
+
+    Reads, seals and gives 1 MiB at a time, in the loop's thread: that is cheaper than to hand it
+    over to another one. Three buffers of that size are all it holds.
+    """
+
+    def __init__(
+        self, source: Source, seal: Seal, span: Span, *, digest: DigestName | None = None
+    ) -> None:
+        self._source = source
+        self._seal = seal
+        self._span = span
+        self._digest_name = digest
+        self._wants_md5 = False
+        self._crc = 0
+        self._md5: bytes | None = None
+        self._digest = ""
+        self.place = place(seal, span)
+
+    @property
+    def size(self) -> int:
+        """Bytes that one iteration gives."""
+        return self.place.size
+
+    @property
+    def crc64nvme(self) -> int:
+        """Of all bytes that the last whole iteration gave."""
+        return self._crc
+
+    @property
+    def md5(self) -> bytes | None:
+        """Likewise; None unless asked for before."""
+        return self._md5
+
+    @property
+    def plaintext_digest(self) -> str:
+        """Of the plaintext, hex, once an iteration has ended; empty unless asked for."""
+        return self._digest
+
+    def with_md5(self) -> None:
+        """Count an MD5 from the next iteration on."""
+        self._wants_md5 = True
+
+    def __aiter__(self) -> AsyncIterator[memoryview]:
+        """The bytes from their start."""
+        return self._checked()
+
+    async def _checked(self) -> AsyncIterator[memoryview]:
+        """The bytes as they are made, and what is counted on the way."""
+        md5 = hashlib.md5(usedforsecurity=False) if self._wants_md5 else None
+        plaintext = hasher(self._digest_name) if self._digest_name else None
+        crc = size = 0
+
+        def note() -> None:
+            self._crc = crc
+            self._md5 = md5.digest() if md5 else None
+            self._digest = plaintext.hexdigest() if plaintext else ""
+
+        async for view in self._sealed(plaintext):
+            crc = crc64nvme(view, crc)
+            size += len(view)
+            if md5 is not None:
+                md5.update(view)
+            if size == self.size:
+                note()  # before the last bytes leave: who sends them may never ask for more
+            yield view
+        if size != self.size:
+            raise AssertionError(f"sealed to {size} bytes instead of {self.size}")
+        note()
+
+    async def _sealed(self, plaintext_hasher: Hasher | None) -> AsyncIterator[memoryview]:
+        layout = by_format(self._seal.format)
+        sealer = layout.sealer(self._seal.key, self._seal.size)
+        header = self._seal.header if self._span.offset == 0 else b""
+        room = min(CHUNK, self._span.length)
+        sealed_room = len(header) + layout.sealed_size(0, room) + SEGMENT
+        outs = [memoryview(bytearray(sealed_room)) for _ in range(2)]
+        inputs = [memoryview(bytearray(room))] if layout.seals else outs
+        offset, end, turn = self._span.offset, self._span.offset + self._span.length, 0
+        while True:
+            out = outs[turn % 2]
+            out[: len(header)] = header
+            plaintext = inputs[turn % len(inputs)][: min(CHUNK, end - offset)]
+            await self._source.read_into(plaintext, offset)
+            if plaintext_hasher is not None:
+                plaintext_hasher.update(plaintext)
+            written = len(plaintext)
+            if layout.seals:
+                written = sealer.seal_into(offset // SEGMENT, plaintext, out[len(header) :])
+            if len(header) + written:
+                yield out[: len(header) + written]
+            offset += len(plaintext)
+            turn += 1
+            header = b""
+            if offset >= end:
+                return
