@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import http.client
 import json
-import os
 import shutil
 import subprocess
-import tempfile
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -16,50 +13,21 @@ from typing import Any, Self
 import pytest
 
 from daemon.settings import Api
+from tests.peers import cache
 
 HERE = Path(__file__).parent / "hawk_server"
 
 
-def peers_cache() -> Path:
-    """Where built peers are kept between runs."""
-    named = os.environ.get("DROPOFFD_PEERS")
-    return Path(named) if named else Path.home() / ".cache" / "dropoffd-peers"
-
-
-def missing(reason: str) -> None:
-    """Skip the test for want of a toolchain; in CI that is a failure."""
-    if os.environ.get("CI") == "true":
-        pytest.fail(reason)
-    pytest.skip(reason)
-
-
 def installed() -> Path:
-    """A directory with node_modules as package.json wants them, installed once for each version."""
-    if shutil.which("node") is None or shutil.which("npm") is None:
-        missing("node and npm are needed for the hawk server")
-    wanted = (HERE / "package.json").read_bytes()
-    home = peers_cache() / f"hawk-{hashlib.sha256(wanted).hexdigest()[:16]}"
-    if home.is_dir():
-        return home
-    home.parent.mkdir(parents=True, exist_ok=True)
-    making = Path(tempfile.mkdtemp(prefix="hawk-", dir=home.parent))
-    (making / "package.json").write_bytes(wanted)
-    done = subprocess.run(
-        ["npm", "install", "--no-audit", "--no-fund", "--no-package-lock"],
-        cwd=making,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
-    if done.returncode != 0:
-        shutil.rmtree(making)
-        missing(f"npm install failed: {done.stderr[-500:]}")
-    try:
-        making.rename(home)
-    except OSError:  # another run was quicker
-        shutil.rmtree(making)
-    return home
+    """A directory with node_modules as package.json wants them; PeerMissingError without npm."""
+    npm = cache.tool("npm", "the hawk server")
+    wanted = HERE / "package.json"
+
+    def install(into: Path) -> None:
+        shutil.copy(wanted, into)
+        cache.run([npm, "install", "--no-audit", "--no-fund", "--no-package-lock"], cwd=into)
+
+    return cache.built("hawk", [wanted], install)
 
 
 class HawkServer:
@@ -113,7 +81,7 @@ class HawkServer:
         given = {"key": self.key, "secret": self.secret, "port": self.port, "state": state}
         options.write_text(json.dumps(given | self._knobs))
         self._process = subprocess.Popen(
-            ["node", str(HERE / "server.js"), str(options)],
+            [cache.tool("node", "the hawk server"), str(HERE / "server.js"), str(options)],
             cwd=modules,
             stdout=subprocess.PIPE,
             text=True,
