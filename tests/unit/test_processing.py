@@ -1,0 +1,506 @@
+"""The way from received to done, with every trouble a destination, an API or a file can make."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+from daemon.journal.sqlite import SqliteJournal
+
+from daemon.backoff import Backoff
+from daemon.errors import ApiUnreachableError, StudyRefusedError
+from daemon.journal.model import DeliveryState, Identity, Sighting, Upload, UploadState
+from daemon.plan import Announcing, Plan, PlannedDestination
+from daemon.processing.conductor import Conductor
+from daemon.processing.context import Context
+from daemon.scheduler import Slots
+from daemon.settings import Api, Hooks, Pipeline, Settings, Uploads
+from pipeline.envelope import keys
+from pipeline.errors import (
+    DestinationRefusedError,
+    DestinationUnreachableError,
+    DropoffError,
+    SourceMissingError,
+    VerificationError,
+    WorkerLostError,
+)
+from pipeline.messages import Abort, Begin, DestinationSpec, Digest, Finish, Job, Part, Whole
+from tests.peers.memory_workers import MemoryWorkers
+
+MIB = 1024**2
+STUDY = "11111111-2222-4333-8444-555555555555"
+RECIPIENT = keys.crypt4gh_generate().public
+
+
+class FileOnDisk:
+    """A source that the test opened."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self.fd = os.open(path, os.O_RDONLY)
+        except FileNotFoundError:
+            raise SourceMissingError("gone") from None
+        self.identity = identity_of(path)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        os.close(self.fd)
+
+
+def identity_of(path: Path) -> Identity:
+    stat = path.stat()
+    return Identity(
+        device=stat.st_dev,
+        inode=stat.st_ino,
+        size=stat.st_size,
+        mtime_ns=stat.st_mtime_ns,
+        ctime_ns=stat.st_ctime_ns,
+    )
+
+
+class FakeBroker:
+    """Says yes, with the plan that the test sets, or raises what the test sets."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.answer = plan
+        self.error: DropoffError | None = None
+        self.api_id: str | None = None
+        self.announced: list[Announcing] = []
+
+    async def announce(self, announcing: Announcing) -> str | None:
+        if self.error is not None:
+            raise self.error
+        self.announced.append(announcing)
+        return self.api_id
+
+    async def plan(self, study: str) -> Plan:
+        assert study == self.answer.study
+        return self.answer
+
+
+class Recorder:
+    """Metrics and audit in lists."""
+
+    def __init__(self) -> None:
+        self.lines: list[dict[str, Any]] = []
+
+    def record(self, event: str, outcome: str, **fields: object) -> None:
+        self.lines.append({"event": event, "outcome": outcome, **fields})
+
+    def of(self, event: str) -> list[dict[str, Any]]:
+        return [line for line in self.lines if line["event"] == event]
+
+
+class QuietAudit:
+    async def record(self, action: str, upload: str, by: str, **fields: object) -> None:
+        """Nobody asks."""
+
+
+class Bench:
+    """A conductor with a real journal, workers in memory, and a clock that can be set."""
+
+    def __init__(self, directory: Path, journal: SqliteJournal, destinations: int) -> None:
+        self.uploads = directory / "uploads"
+        self.uploads.mkdir()
+        (directory / "receipts").mkdir()
+        self.receipts = directory / "receipts"
+        self.journal = journal
+        self.now = 1_000_000.0
+        self.workers = MemoryWorkers()
+        self.metrics = Recorder()
+        plan = Plan(
+            study=STUDY,
+            max_size=None,
+            encrypt="crypt4gh",
+            recipients=(RECIPIENT,),
+            destinations=tuple(
+                PlannedDestination(
+                    spec=DestinationSpec(name=f"d{number}", type="directory", directory="/d"),
+                    path="{upload}/{filename}",
+                )
+                for number in range(destinations)
+            ),
+        )
+        self.broker = FakeBroker(plan)
+        pipeline = Pipeline(workers=2, part_size=5 * MIB, stop_timeout=5.0)
+        self.settings = Settings(
+            file=None,
+            uploads=Uploads(directory=self.uploads, info_directory=self.uploads),
+            spool=directory / "spool",
+            state=directory,
+            hooks=Hooks(socket=directory / "s"),
+            api=Api(),
+            pipeline=pipeline,
+            destinations={},
+            studies={},
+        )
+        self.conductor = self._conductor()
+
+    def _conductor(self) -> Conductor:
+        context = Context(
+            journal=self.journal,
+            broker=self.broker,
+            sources=self,
+            workers=self.workers,
+            slots=Slots(4),
+            metrics=self.metrics,
+            audit=QuietAudit(),
+            settings=self.settings,
+            clock=lambda: self.now,
+            backoff=Backoff(0.01, 0.02),
+            stopping=asyncio.Event(),
+        )
+        return Conductor(context)
+
+    async def open(self, upload: Upload) -> FileOnDisk:
+        return FileOnDisk(self.uploads / upload.tus_id)
+
+    async def remove(self, upload: Upload) -> None:
+        (self.uploads / upload.tus_id).unlink(missing_ok=True)
+
+    async def receive(self, size: int, name: str = "u1") -> str:
+        """A complete upload, sighted; its own id."""
+        path = self.uploads / name
+        path.write_bytes(os.urandom(size))
+        sighting = Sighting(
+            directory=str(self.uploads),
+            tus_id=name,
+            server="tusd",
+            path=name,
+            info_path=str(path) + ".info",
+            size=size,
+            received=size,
+            complete=True,
+            metadata={"study": STUDY},
+            study=STUDY,
+            filename="f.bam",
+            dropoff_id=None,
+            identity=identity_of(path),
+        )
+        return (await self.journal.sight(sighting, self.now)).id
+
+    async def until(self, upload: str, *states: UploadState) -> Upload:
+        """Wait for one of the states, the clock running faster than the real one."""
+        async with asyncio.timeout(20):
+            while (found := await self.journal.upload(upload)).state not in states:
+                self.now += 1.0
+                await asyncio.sleep(0.005)
+        return found
+
+    def restart(self) -> None:
+        """Another daemon on the same journal."""
+        self.conductor = self._conductor()
+        self.journal.listen(self.conductor)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        task = asyncio.create_task(self.conductor.run())
+        try:
+            yield
+        finally:
+            self.conductor.stop()
+            await task
+
+
+def failing(kind: type[Job], error: DropoffError, times: int = 1) -> Callable[[Job], None]:
+    """A fault that meets the first jobs of a kind."""
+    left = times
+
+    def fault(job: Job) -> None:
+        nonlocal left
+        if isinstance(job, kind) and left:
+            left -= 1
+            raise error
+
+    return fault
+
+
+async def eventually(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110 -- what is waited for has no event of its own
+            await asyncio.sleep(0.002)
+
+
+@pytest.fixture
+async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
+    journal = await SqliteJournal.open(tmp_path)
+    bench = Bench(tmp_path, journal, destinations=1)
+    journal.listen(bench.conductor)
+    yield bench
+    await journal.aclose()
+
+
+async def test_a_small_upload_goes_out_in_one_request(bench: Bench) -> None:
+    async with bench.running():
+        upload = await bench.receive(1000)
+        await bench.until(upload, UploadState.DONE)
+    kinds = [type(job) for job in bench.workers.jobs]
+    assert kinds == [Whole]
+
+
+async def test_a_large_upload_goes_out_in_parts_and_its_digest_is_taken_beside(
+    bench: Bench,
+) -> None:
+    async with bench.running():
+        upload = await bench.receive(12 * MIB)
+        sha256 = hashlib.sha256((bench.uploads / "u1").read_bytes()).hexdigest()
+        done = await bench.until(upload, UploadState.DONE)
+    assert sorted(bench.workers.parts_sent()) == [1, 2, 3]
+    assert done.digest == f"sha256:{sha256}"
+    assert (bench.receipts / f"{upload}.json").exists()
+    assert not (bench.uploads / "u1").exists()
+
+
+async def test_a_destination_that_is_away_is_tried_again_and_sent_parts_count(
+    bench: Bench,
+) -> None:
+    gone = DestinationUnreachableError("away")
+
+    def fault(job: Job) -> None:
+        if isinstance(job, Part) and job.span.number == 3 and len(bench.workers.jobs) < 12:
+            raise gone
+
+    bench.workers.fault = fault
+    async with bench.running():
+        upload = await bench.receive(12 * MIB)
+        await bench.until(upload, UploadState.DONE)
+    sent = bench.workers.parts_sent()
+    assert (sent.count(1), sent.count(2)) == (1, 1)
+    outcomes = [line["outcome"] for line in bench.metrics.of("delivery")]
+    assert "failed" in outcomes
+    assert outcomes[-1] == "ok"
+
+
+async def test_a_destination_that_stays_away_is_given_up_and_the_source_is_kept(
+    bench: Bench,
+) -> None:
+    bench.workers.fault = failing(Whole, DestinationUnreachableError("away"), times=10**6)
+    async with bench.running():
+        upload = await bench.receive(1000)
+        for _ in range(3):
+            await asyncio.sleep(0.02)
+            bench.now += bench.settings.pipeline.give_up
+        failed = await bench.until(upload, UploadState.FAILED)
+    assert failed.error is not None
+    assert failed.error.code == "destination_unreachable"
+    assert (bench.uploads / "u1").exists()
+
+
+async def test_a_destination_that_refuses_fails_the_upload_at_once(bench: Bench) -> None:
+    bench.workers.fault = failing(Whole, DestinationRefusedError("no such bucket"))
+    async with bench.running():
+        upload = await bench.receive(1000)
+        failed = await bench.until(upload, UploadState.FAILED)
+    assert failed.error is not None
+    assert failed.error.code == "destination_refused"
+    assert len(bench.workers.jobs) == 1
+
+
+async def test_a_retried_upload_goes_on_with_the_parts_it_has(bench: Bench) -> None:
+    bench.workers.fault = failing(Finish, DestinationRefusedError("quota"))
+    async with bench.running():
+        upload = await bench.receive(12 * MIB)
+        await bench.until(upload, UploadState.FAILED)
+        await bench.journal.retry(upload, bench.now)
+        await bench.until(upload, UploadState.DONE)
+    assert sorted(bench.workers.parts_sent()) == [1, 2, 3]
+
+
+async def test_one_destination_s_failure_does_not_keep_the_other_from_its_copy(
+    tmp_path: Path,
+) -> None:
+    journal = await SqliteJournal.open(tmp_path)
+    bench = Bench(tmp_path, journal, destinations=2)
+    journal.listen(bench.conductor)
+
+    def fault(job: Job) -> None:
+        if isinstance(job, Whole) and job.destination.name == "d0":
+            raise DestinationRefusedError("no")
+
+    bench.workers.fault = fault
+    async with bench.running():
+        upload = await bench.receive(1000)
+        await bench.until(upload, UploadState.FAILED)
+    states = [delivery.state for delivery in await journal.deliveries(upload)]
+    assert states == [DeliveryState.FAILED, DeliveryState.STORED]
+    await journal.aclose()
+
+
+async def test_a_wrong_object_is_made_anew_and_then_given_up(bench: Bench) -> None:
+    bench.workers.fault = failing(Whole, VerificationError("another checksum"), times=10**6)
+    async with bench.running():
+        upload = await bench.receive(1000)
+        failed = await bench.until(upload, UploadState.FAILED)
+    assert failed.error is not None
+    assert failed.error.code == "verification_failed"
+    assert len(bench.workers.jobs) == 3
+
+
+async def test_a_worker_that_dies_costs_its_job_another_try_and_nothing_else(
+    bench: Bench,
+) -> None:
+    bench.workers.fault = failing(Part, WorkerLostError("killed"), times=2)
+    async with bench.running():
+        upload = await bench.receive(12 * MIB)
+        await bench.until(upload, UploadState.DONE)
+    assert [line["outcome"] for line in bench.metrics.of("delivery")] == ["ok"]
+
+
+async def test_a_destination_that_forgot_the_upload_gets_it_from_the_start(bench: Bench) -> None:
+    bench.workers.fault = failing(Finish, DestinationUnreachableError("away"))
+    async with bench.running():
+        upload = await bench.receive(12 * MIB)
+        await eventually(lambda: bench.metrics.of("delivery"))
+        bench.workers.unfinished.clear()
+        await bench.until(upload, UploadState.DONE)
+    assert sorted(bench.workers.parts_sent()) == [1, 1, 2, 2, 3, 3]
+
+
+async def test_a_restart_goes_on_with_the_parts_that_are_there(bench: Bench) -> None:
+    third = asyncio.Event()
+
+    def fault(job: Job) -> Awaitable[bool] | None:
+        if isinstance(job, Part) and job.span.number == 3 and not third.is_set():
+            third.set()
+            bench.conductor.stop()
+        return None
+
+    bench.workers.fault = fault
+    async with bench.running():
+        upload = await bench.receive(27 * MIB)
+        await third.wait()
+    before = set(bench.workers.parts_sent())
+    assert before < set(range(1, 7))
+    bench.restart()
+    async with bench.running():
+        await bench.until(upload, UploadState.DONE)
+    assert sorted(bench.workers.parts_sent()) == [1, 2, 3, 4, 5, 6]
+
+
+async def test_a_part_whose_answer_was_lost_is_proved_and_not_sent_again(bench: Bench) -> None:
+    await bench.receive(12 * MIB)
+    upload = (await bench.journal.work())[0].upload
+    bench.workers.fault = failing(Finish, DestinationUnreachableError("away"))
+    async with bench.running():
+        await eventually(lambda: bench.metrics.of("delivery"))
+        await bench.journal.forget_parts(upload, 0, [2])
+        await bench.until(upload, UploadState.DONE)
+    assert sorted(bench.workers.parts_sent()) == [1, 2, 3]
+
+
+async def test_a_source_that_changed_gets_a_new_key_and_starts_over(bench: Bench) -> None:
+    bench.workers.fault = failing(Finish, DestinationUnreachableError("away"))
+    async with bench.running():
+        upload = await bench.receive(12 * MIB)
+        await eventually(lambda: bench.metrics.of("delivery"))
+        (bench.uploads / "u1").write_bytes(os.urandom(12 * MIB))
+        sha256 = hashlib.sha256((bench.uploads / "u1").read_bytes()).hexdigest()
+        done = await bench.until(upload, UploadState.DONE)
+    assert done.digest == f"sha256:{sha256}"
+    sealed = [job.seal.key for job in bench.workers.jobs if isinstance(job, Part)]
+    assert len(set(sealed)) == 2
+    assert any(isinstance(job, Abort) for job in bench.workers.jobs)
+    assert bench.workers.unfinished == {}
+
+
+async def test_a_source_of_another_size_than_announced_fails(bench: Bench) -> None:
+    upload = await bench.receive(1000)
+    with (bench.uploads / "u1").open("ab") as file:
+        file.write(b"more")
+    async with bench.running():
+        failed = await bench.until(upload, UploadState.FAILED)
+    assert failed.error is not None
+    assert failed.error.code == "source_changed"
+
+
+async def test_a_source_that_is_gone_fails(bench: Bench) -> None:
+    upload = await bench.receive(1000)
+    (bench.uploads / "u1").unlink()
+    async with bench.running():
+        failed = await bench.until(upload, UploadState.FAILED)
+    assert failed.error is not None
+    assert failed.error.code == "source_missing"
+
+
+async def test_an_api_that_is_away_makes_the_plan_wait(bench: Bench) -> None:
+    bench.broker.error = ApiUnreachableError("away")
+    async with bench.running():
+        upload = await bench.receive(1000)
+        while (waiting := await bench.journal.upload(upload)).error is None:  # noqa: ASYNC110 -- no event tells of it
+            await asyncio.sleep(0.005)
+        assert waiting.state is UploadState.RECEIVED
+        bench.broker.error = None
+        await bench.until(upload, UploadState.DONE)
+
+
+async def test_a_study_that_is_refused_at_intake_fails_the_upload(bench: Bench) -> None:
+    bench.broker.error = StudyRefusedError("closed")
+    async with bench.running():
+        upload = await bench.receive(1000)
+        failed = await bench.until(upload, UploadState.FAILED)
+    assert failed.error is not None
+    assert failed.error.code == "study_refused"
+
+
+async def test_the_source_stays_until_the_stored_report_is_acknowledged(bench: Bench) -> None:
+    bench.broker.api_id = "drop-1"
+    async with bench.running():
+        upload = await bench.receive(1000)
+        await bench.until(upload, UploadState.STORED)
+        await asyncio.sleep(0.05)
+        assert (bench.uploads / "u1").exists()
+        while reports := await bench.journal.due_reports(bench.now, 10):
+            for report in reports:
+                await bench.journal.acknowledged(report.id)
+        await bench.until(upload, UploadState.DONE)
+    assert not (bench.uploads / "u1").exists()
+
+
+async def test_a_terminated_upload_stops_and_leaves_nothing_unfinished(bench: Bench) -> None:
+    started = asyncio.Event()
+
+    async def forever() -> None:
+        started.set()
+        await asyncio.Event().wait()
+
+    bench.workers.fault = lambda job: (
+        forever() if isinstance(job, Part) and job.span.number == 2 else None
+    )
+    async with bench.running():
+        upload = await bench.receive(12 * MIB)
+        await started.wait()
+        await bench.journal.terminate(str(bench.uploads), "u1", bench.now)
+        await eventually(lambda: [job for job in bench.workers.jobs if isinstance(job, Abort)])
+        await bench.until(upload, UploadState.TERMINATED)
+    assert bench.workers.unfinished == {}
+
+
+async def test_a_bug_met_by_one_upload_does_not_stop_its_neighbour(bench: Bench) -> None:
+    def fault(job: Job) -> None:
+        if isinstance(job, Digest):
+            raise ZeroDivisionError
+
+    bench.workers.fault = fault
+    async with bench.running():
+        crashing = await bench.receive(12 * MIB, "u1")
+        fine = await bench.receive(1000, "u2")
+        await bench.until(fine, UploadState.DONE)
+        bench.workers.fault = lambda _: None
+        await bench.until(crashing, UploadState.DONE)
+
+
+async def test_nothing_is_begun_twice_for_an_upload_that_is_told_of_twice(bench: Bench) -> None:
+    async with bench.running():
+        upload = await bench.receive(12 * MIB)
+        for work in await bench.journal.work():
+            bench.conductor.on_work(work)
+        await bench.until(upload, UploadState.DONE)
+    assert sum(isinstance(job, Begin) for job in bench.workers.jobs) == 1
