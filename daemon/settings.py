@@ -25,6 +25,8 @@ class Uploads(msgspec.Struct, frozen=True, kw_only=True):
     study_key: str = "study"
     delete_after: float | None = 0.0
     """Seconds after the last acknowledgement; None: never."""
+    roots: tuple[Path, ...] = ()
+    """Further directories that a tus server's absolute Storage.Path may lie in."""
 
 
 class Hooks(msgspec.Struct, frozen=True, kw_only=True):
