@@ -16,7 +16,7 @@ import msgspec
 
 from tests.peers import cache
 
-_SOURCE = Path(__file__).parent / "null_s3"
+_SOURCE = Path(__file__).parent / "null_s3_server"
 
 
 def prepare() -> Path:

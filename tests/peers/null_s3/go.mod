@@ -1,3 +1,0 @@
-module dropoffd.test/null_s3
-
-go 1.22
