@@ -50,7 +50,13 @@ TRANSITIONS: dict[UploadState, frozenset[UploadState]] = {
     ),
     UploadState.STORED: frozenset({UploadState.DONE}),
     UploadState.FAILED: frozenset(
-        {UploadState.RECEIVED, UploadState.DISCARDED, UploadState.TERMINATED}
+        {
+            UploadState.RECEIVING,  # retried before it was complete
+            UploadState.RECEIVED,
+            UploadState.PROCESSING,  # retried with the key, and what is stored already, kept
+            UploadState.DISCARDED,
+            UploadState.TERMINATED,
+        }
     ),
     UploadState.DONE: frozenset(),
     UploadState.TERMINATED: frozenset(),
@@ -246,6 +252,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     next_at: float
     error: Error | None
     created_at: float
+    acknowledged_at: float | None = None
 
 
 class Attempt(msgspec.Struct, frozen=True, kw_only=True):

@@ -148,8 +148,14 @@ class ProcessingJournal(Protocol):
     async def reported(self, upload: str) -> bool:
         """Whether the ``stored`` report is acknowledged, or there is nobody to report to."""
 
+    async def receipt(self, upload: str) -> dict[str, Any] | None:
+        """The receipt that ``stored`` was given; None before."""
+
     async def done(self, upload: str, now: float) -> None:
-        """Stored → done; session key and destinations' secrets are erased."""
+        """Stored → done; session key and destinations' secrets are erased.
+
+        ConflictError while the ``stored`` report is not acknowledged.
+        """
 
     async def fail(self, upload: str, error: Error, now: float) -> None:
         """→ failed, with its report. Session key and parts stay for ``retry``."""
@@ -203,7 +209,11 @@ class OperatorJournal(Protocol):
         """How many reports are in each status."""
 
     async def retry(self, upload: str, now: float) -> None:
-        """Failed → received, or parked reports pending again."""
+        """Failed → as far back as it must; parked reports pending again.
+
+        One whose key and deliveries are fixed goes on processing, what is stored already kept; one
+        that was complete is received, another receiving. ConflictError where nothing is to retry.
+        """
 
     async def discard(self, upload: str, now: float) -> None:
         """Failed → discarded."""

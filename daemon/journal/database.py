@@ -1,0 +1,168 @@
+"""The SQLite file: opening it, its schema, and who may use it."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import sqlite3
+from pathlib import Path
+
+from daemon.errors import ConfigError, StateFullError
+from daemon.journal.wrapping import sync_directory
+
+DATABASE_FILE = "journal.sqlite"
+LOCK_FILE = "journal.lock"
+SCHEMA_VERSION = 1
+_MIGRATIONS: dict[int, str] = {}
+"""A version to the file, beside this one, that leads from it to the next."""
+
+_BUSY_SECONDS = 10.0
+_WAL_LIMIT = 64 * 1024 * 1024
+_UNUSABLE = frozenset(
+    {
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_NOMEM,
+        sqlite3.SQLITE_CORRUPT,
+        sqlite3.SQLITE_NOTADB,
+        sqlite3.SQLITE_PROTOCOL,
+    }
+)
+_NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO})
+
+
+def is_unusable(error: sqlite3.Error) -> bool:
+    """Whether the database as a whole can't be used now: full disk, I/O error, lock, damage."""
+    return (getattr(error, "sqlite_errorcode", 0) & 0xFF) in _UNUSABLE
+
+
+def state_full(error: BaseException) -> StateFullError:
+    """The error to give to a caller whose transaction could not be made durable."""
+    return StateFullError(f"the journal can't be written: {error}")
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """A connection that may write, and that one thread uses at a time."""
+    connection = sqlite3.connect(
+        path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
+    )
+    connection.row_factory = sqlite3.Row
+    connection.execute("PRAGMA journal_mode = WAL").fetchone()
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("PRAGMA secure_delete = ON").fetchone()
+    connection.execute("PRAGMA foreign_keys = ON")
+    connection.execute(f"PRAGMA journal_size_limit = {_WAL_LIMIT}").fetchone()
+    return connection
+
+
+def connect_readonly(path: Path, *, immutable: bool = False) -> sqlite3.Connection:
+    """A connection that only reads.
+
+    ``immutable`` is for a database that no process has open: SQLite then makes no files beside
+    it.
+    """
+    flags = "mode=ro&immutable=1" if immutable else "mode=ro"
+    connection = sqlite3.connect(
+        f"{path.absolute().as_uri()}?{flags}",
+        uri=True,
+        timeout=_BUSY_SECONDS,
+        isolation_level=None,
+        check_same_thread=False,
+    )
+    connection.row_factory = sqlite3.Row
+    return connection
+
+
+def prepare(directory: Path) -> sqlite3.Connection:
+    """Open the journal of a state directory; made where there is none.
+
+    Raises ConfigError where the file is no journal, or one of a newer release.
+    """
+    path = directory / DATABASE_FILE
+    _create(path)
+    try:
+        connection = connect(path)
+    except sqlite3.Error as error:
+        raise _opening_failed(path, error) from error
+    try:
+        _migrate(path, connection)
+    except sqlite3.Error as error:
+        connection.close()
+        raise _opening_failed(path, error) from error
+    except ConfigError:
+        connection.close()
+        raise
+    return connection
+
+
+def check_version(path: Path, connection: sqlite3.Connection) -> int:
+    """The version of the schema that stands there. Raises ConfigError for one of the future."""
+    version = int(connection.execute("PRAGMA user_version").fetchone()[0])
+    if version > SCHEMA_VERSION:
+        raise ConfigError(
+            f"{path} was written by a newer release (schema {version}, this one knows "
+            f"{SCHEMA_VERSION}): install that release again, or restore an older journal"
+        )
+    return version
+
+
+def lock(directory: Path) -> int:
+    """Claim a state directory for this process; the descriptor holds the claim until closed.
+
+    Raises ConfigError where another daemon has it.
+    """
+    path = directory / LOCK_FILE
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise _not_accessible(path, error) from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise ConfigError(
+            f"{directory} is in use by another dropoffd: each needs a [state] directory of its own"
+        ) from None
+    return descriptor
+
+
+def _create(path: Path) -> None:
+    # SQLite gives the files beside the database the mode of the database.
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        sync_directory(path.parent)
+    except FileExistsError:
+        return
+    except OSError as error:
+        raise _not_accessible(path, error) from error
+
+
+def _migrate(path: Path, connection: sqlite3.Connection) -> None:
+    version = check_version(path, connection)
+    while version < SCHEMA_VERSION:
+        name = "schema.sql" if version == 0 else _MIGRATIONS[version]
+        following = SCHEMA_VERSION if version == 0 else version + 1
+        script = Path(__file__).with_name(name).read_text(encoding="utf-8")
+        connection.executescript(
+            f"BEGIN IMMEDIATE;\n{script}\nPRAGMA user_version = {following};\nCOMMIT;"
+        )
+        version = following
+
+
+def _opening_failed(path: Path, error: sqlite3.Error) -> ConfigError | StateFullError:
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code in {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_NOMEM}:
+        return state_full(error)
+    return ConfigError(f"{path} can't be used as the journal: {error}")
+
+
+def _not_accessible(path: Path, error: OSError) -> ConfigError | StateFullError:
+    if error.errno in _NO_SPACE:
+        return state_full(error)
+    return ConfigError(f"[state] directory: {path} can't be opened: {error.strerror}")

@@ -1,0 +1,226 @@
+"""The way of an upload from received to done."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from daemon.errors import ConflictError
+from daemon.journal.model import (
+    Envelope,
+    Error,
+    Identity,
+    NewDelivery,
+    Upload,
+    UploadState,
+    Work,
+)
+from daemon.journal.reports import drop_pending, queue_report, refresh_due
+from daemon.journal.rows import purpose_of, strings_of, text_of
+from daemon.journal.transaction import (
+    Transaction,
+    erase_secrets,
+    get_upload,
+    move,
+    require,
+)
+from daemon.journal.wrapping import Wrapper, split_destination
+
+_SESSION_KEY = "session key"
+
+
+def work(connection: sqlite3.Connection) -> Sequence[Work]:
+    """Every upload that something is left to do for, oldest first.
+
+    One that is processing waits for the first of its deliveries that may go on.
+    """
+    rows = connection.execute(
+        "SELECT id, coalesce(study, ''), coalesce(size, received), state,"
+        " CASE WHEN state = 'processing' THEN max(next_at, coalesce("
+        "  (SELECT min(d.next_at) FROM deliveries d WHERE d.upload = id AND d.state = 'pending'),"
+        "  0)) ELSE next_at END"
+        " FROM uploads WHERE state IN ('received', 'processing', 'stored') ORDER BY number"
+    )
+    return [
+        Work(upload=row[0], study=row[1], size=row[2], state=UploadState(row[3]), next_at=row[4])
+        for row in rows
+    ]
+
+
+def announced(tx: Transaction, upload: str, api_id: str | None) -> None:
+    """The broker took it."""
+    get_upload(tx.connection, upload)
+    tx.connection.execute(
+        "UPDATE uploads SET announced = 1, api_id = ? WHERE id = ?", (api_id, upload)
+    )
+    if api_id is None:
+        drop_pending(tx, upload)
+    refresh_due(tx, upload)
+
+
+def postpone(tx: Transaction, upload: str, error: Error, next_at: float) -> None:
+    """Planning or cleaning up has to wait."""
+    found = get_upload(tx.connection, upload)
+    require(
+        found,
+        UploadState.RECEIVING,
+        UploadState.RECEIVED,
+        UploadState.PROCESSING,
+        UploadState.STORED,
+    )
+    tx.connection.execute(
+        "UPDATE uploads SET attempts = attempts + 1, error = ?, next_at = ? WHERE id = ?",
+        (text_of(error), next_at, upload),
+    )
+    if found.state is not UploadState.RECEIVING:
+        tx.tell_work(msgspec.structs.replace(found, next_at=next_at))
+
+
+def plan(  # noqa: PLR0913, PLR0917 - the border's arguments, and the transaction
+    tx: Transaction,
+    upload: str,
+    envelope: Envelope,
+    deliveries: Sequence[NewDelivery],
+    identity: Identity,
+    now: float,
+) -> None:
+    """Received → processing."""
+    processing = move(tx, get_upload(tx.connection, upload), UploadState.PROCESSING, now)
+    secret = tx.wrapper.wrap(upload, _SESSION_KEY, envelope.key) if envelope.key else None
+    tx.connection.execute(
+        "UPDATE uploads SET format = ?, header = ?, fingerprints = ?, secret = ?, identity = ?"
+        " WHERE id = ?",
+        (
+            envelope.format,
+            envelope.header,
+            text_of(envelope.fingerprints),
+            secret,
+            text_of(identity),
+            upload,
+        ),
+    )
+    for position, delivery in enumerate(deliveries):
+        _insert_delivery(tx, upload, position, delivery)
+    queue_report(tx, processing, now)
+
+
+def start_over(tx: Transaction, upload: str, now: float) -> None:
+    """Processing → received, with nothing left of what was sealed."""
+    found = get_upload(tx.connection, upload)
+    require(found, UploadState.PROCESSING)
+    received = move(tx, found, UploadState.RECEIVED, now)
+    tx.connection.execute(
+        "UPDATE uploads SET format = NULL, header = NULL, fingerprints = NULL, secret = NULL,"
+        " digest = NULL, restarts = restarts + 1 WHERE id = ?",
+        (upload,),
+    )
+    tx.connection.execute("DELETE FROM deliveries WHERE upload = ?", (upload,))
+    tx.tell_work(received)
+
+
+def envelope(connection: sqlite3.Connection, wrapper: Wrapper, upload: str) -> Envelope:
+    """The envelope, its key unwrapped."""
+    found = get_upload(connection, upload)
+    row = connection.execute(
+        "SELECT format, header, fingerprints, secret FROM uploads WHERE id = ?", (upload,)
+    ).fetchone()
+    if row["format"] is None or (row["secret"] is None and row["format"] != "none"):
+        raise ConflictError(f"upload {upload} is {found.state} and has no session key")
+    key = b"" if row["secret"] is None else wrapper.unwrap(upload, _SESSION_KEY, row["secret"])
+    return Envelope(
+        format=row["format"],
+        key=key,
+        header=row["header"],
+        fingerprints=strings_of(row["fingerprints"]),
+    )
+
+
+def digested(tx: Transaction, upload: str, digest: str) -> None:
+    """The plaintext's digest."""
+    require(get_upload(tx.connection, upload), UploadState.PROCESSING)
+    tx.connection.execute("UPDATE uploads SET digest = ? WHERE id = ?", (digest, upload))
+
+
+def stored(tx: Transaction, upload: str, receipt: dict[str, Any], now: float) -> None:
+    """Processing → stored, with the report."""
+    left = tx.connection.execute(
+        "SELECT count(*) FROM deliveries WHERE upload = ? AND state <> 'stored'", (upload,)
+    ).fetchone()[0]
+    if left:
+        raise ConflictError(f"upload {upload} has {left} deliveries that are not stored")
+    done = move(tx, get_upload(tx.connection, upload), UploadState.STORED, now)
+    tx.connection.execute("UPDATE uploads SET receipt = ? WHERE id = ?", (text_of(receipt), upload))
+    queue_report(tx, done, now, receipt=receipt)
+    if reported(tx.connection, upload):
+        tx.tell_work(done)
+
+
+def reported(connection: sqlite3.Connection, upload: str) -> bool:
+    """Whether the API has the ``stored`` report, or there is nobody to report to."""
+    found = get_upload(connection, upload)
+    if found.announced and found.api_id is None:
+        return True
+    row = connection.execute(
+        "SELECT 1 FROM reports WHERE upload = ? AND state = 'stored' AND status = 'acknowledged'",
+        (upload,),
+    ).fetchone()
+    return row is not None
+
+
+def receipt(connection: sqlite3.Connection, upload: str) -> dict[str, Any] | None:
+    """The receipt that ``stored`` was given."""
+    get_upload(connection, upload)
+    text = connection.execute("SELECT receipt FROM uploads WHERE id = ?", (upload,)).fetchone()[0]
+    return None if text is None else msgspec.json.decode(text, type=dict[str, Any])
+
+
+def done(tx: Transaction, upload: str, now: float) -> None:
+    """Stored → done."""
+    found = get_upload(tx.connection, upload)
+    require(found, UploadState.STORED)
+    if not reported(tx.connection, upload):
+        raise ConflictError(f"the API has not acknowledged that upload {upload} is stored")
+    move(tx, found, UploadState.DONE, now)
+    erase_secrets(tx, upload)
+
+
+def fail(tx: Transaction, upload: str, error: Error, now: float) -> Upload:
+    """→ failed, with its report."""
+    failed = move(tx, get_upload(tx.connection, upload), UploadState.FAILED, now, error)
+    queue_report(tx, failed, now, error=error)
+    return failed
+
+
+def any_wrapped(connection: sqlite3.Connection) -> tuple[str, str, bytes] | None:
+    """One secret that the journal holds (upload, purpose, blob), to try the key on."""
+    row = connection.execute(
+        "SELECT id, secret FROM uploads WHERE secret IS NOT NULL LIMIT 1"
+    ).fetchone()
+    if row is not None:
+        return row["id"], _SESSION_KEY, row["secret"]
+    row = connection.execute(
+        "SELECT upload, position, secret FROM deliveries WHERE secret IS NOT NULL LIMIT 1"
+    ).fetchone()
+    return None if row is None else (row["upload"], purpose_of(row["position"]), row["secret"])
+
+
+def _insert_delivery(tx: Transaction, upload: str, position: int, delivery: NewDelivery) -> None:
+    public, secret = split_destination(delivery.destination)
+    wrapped = None if secret is None else tx.wrapper.wrap(upload, purpose_of(position), secret)
+    tx.connection.execute(
+        "INSERT INTO deliveries"
+        " (upload, position, destination, secret, name, size, part_size, state)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, 'pending')",
+        (
+            upload,
+            position,
+            public.decode(),
+            wrapped,
+            delivery.name,
+            delivery.size,
+            delivery.part_size,
+        ),
+    )

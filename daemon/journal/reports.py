@@ -1,0 +1,102 @@
+"""Reports: made in the transaction of what they tell of, kept in order of their sequence."""
+
+from __future__ import annotations
+
+import sqlite3
+import uuid
+from datetime import UTC, datetime
+from typing import Any
+
+from daemon.journal.model import Error, Upload, UploadState
+from daemon.journal.rows import text_of
+from daemon.journal.transaction import Transaction
+
+_REPLACEABLE = frozenset({UploadState.RECEIVING.value, UploadState.PROCESSING.value})
+
+
+def queue_report(
+    tx: Transaction,
+    upload: Upload,
+    now: float,
+    *,
+    receipt: dict[str, Any] | None = None,
+    error: Error | None = None,
+) -> None:
+    """Queue the report of an upload's present state.
+
+    There is none for a study of the config. The last one in the queue is replaced, keeping its
+    sequence, where nobody but us can have seen it and this one makes it needless.
+    """
+    if upload.announced and upload.api_id is None:
+        return
+    replaced = _needless(tx, upload.id)
+    sequence = _next_sequence(tx, upload.id) if replaced is None else int(replaced["sequence"])
+    report = str(uuid.uuid4())
+    envelope = {"report": report, "sequence": sequence, "receipt": receipt, "error": error}
+    body = text_of(_body(upload, now) | envelope)
+    if replaced is None:
+        tx.connection.execute(
+            "INSERT INTO reports (id, upload, sequence, state, body, status, next_at, created_at)"
+            " VALUES (?, ?, ?, ?, ?, 'pending', ?, ?)",
+            (report, upload.id, sequence, upload.state, body, now, now),
+        )
+    else:
+        tx.connection.execute(
+            "UPDATE reports SET id = ?, state = ?, body = ?, created_at = ? WHERE number = ?",
+            (report, upload.state, body, now, replaced["number"]),
+        )
+    refresh_due(tx, upload.id)
+
+
+def refresh_due(tx: Transaction, upload: str) -> None:
+    """Bring up to date when the upload's first pending report is due."""
+    row = tx.connection.execute(
+        "UPDATE uploads SET report_at = CASE WHEN api_id IS NULL THEN NULL ELSE"
+        " (SELECT next_at FROM reports WHERE upload = uploads.id AND status = 'pending'"
+        "  ORDER BY sequence LIMIT 1) END"
+        " WHERE id = ? RETURNING report_at",
+        (upload,),
+    ).fetchone()
+    if row is not None and row["report_at"] is not None:
+        tx.tell_reports()
+
+
+def drop_pending(tx: Transaction, upload: str) -> None:
+    """Forget the reports of an upload that turned out to have nobody to report to."""
+    tx.connection.execute("DELETE FROM reports WHERE upload = ? AND status = 'pending'", (upload,))
+
+
+def _needless(tx: Transaction, upload: str) -> sqlite3.Row | None:
+    row: sqlite3.Row | None = tx.connection.execute(
+        "SELECT number, id, sequence, state, attempts FROM reports"
+        " WHERE upload = ? AND status = 'pending' ORDER BY sequence DESC LIMIT 1",
+        (upload,),
+    ).fetchone()
+    if row is None or row["state"] not in _REPLACEABLE or row["attempts"]:
+        return None
+    return None if tx.handed.maybe_sent(row["number"], row["id"]) else row
+
+
+def _next_sequence(tx: Transaction, upload: str) -> int:
+    row = tx.connection.execute(
+        "SELECT coalesce(max(sequence), 0) + 1 FROM reports WHERE upload = ?", (upload,)
+    ).fetchone()
+    return int(row[0])
+
+
+def _body(upload: Upload, now: float) -> dict[str, Any]:
+    return {
+        "state": upload.state.value,
+        "at": rfc3339(now),
+        "tus_id": upload.tus_id or None,
+        "study": upload.study,
+        "filename": upload.filename,
+        "size": upload.size,
+        "received": upload.received,
+    }
+
+
+def rfc3339(seconds: float) -> str:
+    """A time as the REST API has it: UTC, with milliseconds and ``Z``."""
+    text = datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
+    return text.removesuffix("+00:00") + "Z"

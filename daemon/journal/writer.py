@@ -1,0 +1,167 @@
+"""The one thread that changes the journal, with group commit."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from daemon.journal.database import is_unusable, state_full
+from daemon.journal.protocol import Listener
+from daemon.journal.transaction import Notice, Transaction
+
+T = TypeVar("T")
+Operation = Callable[[Transaction], T]
+
+MOST_AT_ONCE = 500
+"""Calls in one transaction: what comes first shouldn't wait for all of a large crowd."""
+
+
+@dataclass(slots=True)
+class _Call:
+    operation: Operation[Any]
+    future: asyncio.Future[Any]
+    result: Any = None
+    error: BaseException | None = None
+    notices: Sequence[Notice] = ()
+
+
+class _Closing:
+    """Stands in the queue behind the last call."""
+
+
+class Writer:
+    """Runs operations one after the other, many in one transaction.
+
+    Each runs within a savepoint: one that raises takes back its own changes only, and its caller
+    alone gets the error. An operation that was taken is finished, whether or not its caller still
+    waits. Where the disk is full or fails, nothing of the transaction stays, each caller gets
+    StateFullError, and the next transaction tries anew.
+    """
+
+    def __init__(
+        self, transaction: Transaction, reconnect: Callable[[], sqlite3.Connection]
+    ) -> None:
+        self._transaction = transaction
+        self._reconnect = reconnect
+        self._broken = False
+        self._closing = False
+        self._loop = asyncio.get_running_loop()
+        self._listeners: list[Listener] = []
+        self._queue: queue.SimpleQueue[_Call | _Closing] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._main, name="journal-writer", daemon=True)
+        self._thread.start()
+
+    def listen(self, listener: Listener) -> None:
+        """Tell ``listener`` of what commits from now on."""
+        self._listeners.append(listener)
+
+    async def run(self, operation: Operation[T]) -> T:
+        """Run ``operation``; its changes are durable when this returns."""
+        if self._closing:
+            raise RuntimeError("the journal is closed")
+        future: asyncio.Future[T] = self._loop.create_future()
+        self._queue.put(_Call(operation, future))
+        return await future
+
+    async def aclose(self) -> None:
+        """Finish what was taken, move the WAL into the database, and close it."""
+        if not self._closing:
+            self._closing = True
+            self._queue.put(_Closing())
+        await asyncio.to_thread(self._thread.join)
+
+    def _main(self) -> None:
+        closing = False
+        while not closing:
+            taken = self._take()
+            closing = any(isinstance(item, _Closing) for item in taken)
+            calls = [item for item in taken if isinstance(item, _Call)]
+            if calls:
+                self._commit(calls)
+                # The loop may be gone; what was committed stays committed.
+                with contextlib.suppress(RuntimeError):
+                    self._loop.call_soon_threadsafe(self._settle, calls)
+        self._shut()
+
+    def _take(self) -> list[_Call | _Closing]:
+        taken = [self._queue.get()]
+        with contextlib.suppress(queue.Empty):
+            while len(taken) < MOST_AT_ONCE:
+                taken.append(self._queue.get_nowait())
+        return taken
+
+    def _commit(self, calls: Sequence[_Call]) -> None:
+        try:
+            if self._broken:
+                self._reopen()
+            connection = self._transaction.connection
+            connection.execute("BEGIN IMMEDIATE")
+            for call in calls:
+                self._run(connection, call)
+            connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            self._roll_back()
+            for call in calls:
+                call.notices = ()
+                call.error = state_full(error)
+                call.error.__cause__ = error
+
+    def _run(self, connection: sqlite3.Connection, call: _Call) -> None:
+        self._transaction.notices = []
+        connection.execute("SAVEPOINT call")
+        try:
+            call.result = call.operation(self._transaction)
+        except Exception as error:
+            if isinstance(error, sqlite3.Error) and is_unusable(error):
+                raise
+            connection.execute("ROLLBACK TO call")
+            call.error = error
+        else:
+            call.notices = self._transaction.notices
+        connection.execute("RELEASE call")
+
+    def _roll_back(self) -> None:
+        # After a failed write or sync it is not certain what this connection believes to be on
+        # disk; a fresh one reads it again.
+        self._broken = True
+        with contextlib.suppress(sqlite3.Error):
+            self._transaction.connection.execute("ROLLBACK")
+
+    def _reopen(self) -> None:
+        with contextlib.suppress(sqlite3.Error):
+            self._transaction.connection.close()
+        self._transaction.connection = self._reconnect()
+        self._broken = False
+
+    def _settle(self, calls: Sequence[_Call]) -> None:
+        for call in calls:
+            for notice in call.notices:
+                self._tell(notice)
+            if call.future.done():
+                continue  # its caller was cancelled
+            if call.error is not None:
+                call.future.set_exception(call.error)
+            else:
+                call.future.set_result(call.result)
+
+    def _tell(self, notice: Notice) -> None:
+        for listener in self._listeners:
+            try:
+                notice(listener)
+            except Exception as error:  # noqa: BLE001 - a listener's fault is not the caller's
+                self._loop.call_exception_handler(
+                    {"message": "a listener of the journal failed", "exception": error}
+                )
+
+    def _shut(self) -> None:
+        connection = self._transaction.connection
+        with contextlib.suppress(sqlite3.Error):
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        with contextlib.suppress(sqlite3.Error):
+            connection.close()
