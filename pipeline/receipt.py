@@ -18,6 +18,7 @@ from pipeline.messages import DestinationSpec, DigestName, EnvelopeFormat, Store
 MAX_SIZE: Final = 4 * 1024 * 1024
 """Bytes of a receipt's file; a longer one is none."""
 
+_MODE: Final = 0o640  # file names are told to the group of operators, and to nobody else
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._+-]{0,199}")
 
 
@@ -116,7 +117,7 @@ def build(
 
 def to_dict(receipt: Receipt) -> dict[str, Any]:
     """As it goes into the ``stored`` report; times become RFC 3339 UTC."""
-    plain: dict[str, Any] = msgspec.to_builtins(receipt)
+    plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(receipt))
     return plain
 
 
@@ -153,8 +154,9 @@ def write(directory: Path, receipt: Receipt) -> Path:
     path = directory / f"{receipt.upload}.json"
     # One name for each upload: what a crash leaves behind is overwritten by the next try.
     temporary = directory / f".{receipt.upload}.json.tmp"
-    text = msgspec.json.format(msgspec.json.encode(to_dict(receipt)), indent=2) + b"\n"
-    with temporary.open("wb") as file:
+    text = msgspec.json.format(msgspec.json.encode(receipt), indent=2) + b"\n"
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, _MODE)
+    with os.fdopen(descriptor, "wb") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
