@@ -43,6 +43,13 @@ class SourceMissingError(SourceError):
     code = "source_missing"
 
 
+class SourceUnavailableError(SourceError):
+    """The machine can't read it now: a file system that isn't mounted, a failing disk."""
+
+    code = "source_unavailable"
+    retryable = True
+
+
 class RecipientError(DropoffError):
     """A recipient's key of the wrong kind or size, a low-order point, or no recipient at all."""
 

@@ -156,7 +156,7 @@ async def _watch(stage: Stage, tell: Callable[[int], None]) -> UploadDetails:
                 break
             tell(sum(active["stored_bytes"] for active in status["deliveries"]))
             await asyncio.sleep(0.05)
-    journal = await SqliteJournal.open_readonly(stage.state)
+    journal = SqliteJournal.open_readonly(stage.state)
     try:
         (upload,) = await journal.uploads(None, None, 1)
         details = await journal.details(upload.id)

@@ -20,7 +20,7 @@ from daemon.processing.prepare import prepare
 from daemon.processing.receipts import keep_receipt, make_receipt
 from daemon.tasks import run_all
 from pipeline import receipt as receipts
-from pipeline.errors import DropoffError, SourceChangedError, SourceError
+from pipeline.errors import DropoffError, SourceChangedError
 from pipeline.messages import Abort, Digest, Digested, Target
 
 RESTARTS = 3
@@ -174,7 +174,7 @@ class UploadRun:
 
     async def _failed(self, upload: Upload, error: DropoffError) -> float:
         told = error_of(error)
-        if error.retryable and not isinstance(error, SourceError):
+        if error.retryable:
             next_at = self._context.clock() + self._context.backoff.delay(upload.attempts + 1)
             await self._journal.postpone(upload.id, told, next_at)
             return next_at

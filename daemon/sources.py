@@ -1,0 +1,61 @@
+"""The files that a tus server received, as the sources of uploads."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from daemon.journal.model import Upload
+from daemon.opening import OpenedSource, identify, open_source, remove_source
+from pipeline.errors import SourceMissingError, SourceUnavailableError
+
+
+class FileSources:
+    """Opens and removes them, never by a path that a client could have bent."""
+
+    def __init__(self, info_directory: Path, roots: Sequence[Path] = ()) -> None:
+        self._info_directory = info_directory
+        self._roots = tuple(roots)
+
+    async def open(self, upload: Upload) -> OpenedSource:
+        """The upload's file, open for reading.
+
+        Raises SourceUnsafeError, SourceMissingError, and SourceUnavailableError where the machine
+        is in trouble (the file system isn't mounted, a disk fails, no descriptor is left).
+        """
+        return await asyncio.to_thread(self._open, upload)
+
+    async def remove(self, upload: Upload) -> None:
+        """Delete data and ``.info``, in this order. Another file in its place is left alone.
+
+        The ``.info`` goes last: as long as it is there a rescan finds what is left to do.
+        """
+        await asyncio.to_thread(self._remove, upload)
+
+    def _open(self, upload: Upload) -> OpenedSource:
+        try:
+            return open_source(Path(upload.directory), upload.path, self._roots)
+        except OSError as error:
+            raise _unavailable(error) from error
+
+    def _remove(self, upload: Upload) -> None:
+        try:
+            ours = remove_source(Path(upload.directory), upload.path, upload.identity, self._roots)
+            if ours:
+                self._remove_info(upload.info_path)
+        except OSError as error:
+            raise _unavailable(error) from error
+
+    def _remove_info(self, info_path: str) -> None:
+        path = os.path.relpath(info_path, self._info_directory)
+        try:
+            identity = identify(self._info_directory, path)
+        except SourceMissingError:
+            return
+        remove_source(self._info_directory, path, identity)
+
+
+def _unavailable(error: OSError) -> SourceUnavailableError:
+    return SourceUnavailableError(f"the upload directory can't be used: {error.strerror}")
