@@ -18,7 +18,14 @@ _MIGRATIONS: dict[int, str] = {}
 """A version to the file, beside this one, that leads from it to the next."""
 
 _BUSY_SECONDS = 10.0
-_WAL_LIMIT = 64 * 1024 * 1024
+_SETTINGS = (
+    "journal_mode = WAL",
+    "synchronous = FULL",
+    "secure_delete = ON",
+    "foreign_keys = ON",
+    "cache_size = -16384",  # KiB: the indices of 100,000 uploads
+    "journal_size_limit = 67108864",  # after a long reader let the WAL grow
+)
 _UNUSABLE = frozenset(
     {
         sqlite3.SQLITE_FULL,
@@ -52,11 +59,12 @@ def connect(path: Path) -> sqlite3.Connection:
         path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
     )
     connection.row_factory = sqlite3.Row
-    connection.execute("PRAGMA journal_mode = WAL").fetchone()
-    connection.execute("PRAGMA synchronous = FULL")
-    connection.execute("PRAGMA secure_delete = ON").fetchone()
-    connection.execute("PRAGMA foreign_keys = ON")
-    connection.execute(f"PRAGMA journal_size_limit = {_WAL_LIMIT}").fetchone()
+    try:
+        for setting in _SETTINGS:
+            connection.execute(f"PRAGMA {setting}").fetchone()
+    except sqlite3.Error:
+        connection.close()
+        raise
     return connection
 
 

@@ -26,6 +26,7 @@ from daemon.journal.transaction import (
 
 _SHOWN = 5
 """So many candidates are named where a prefix fits several."""
+_LOOKED_AT = 100
 _LAST = "\U0010ffff"
 
 
@@ -43,22 +44,23 @@ def find(connection: sqlite3.Connection, text: str) -> Upload:
 
 
 def _find_prefix(connection: sqlite3.Connection, text: str) -> Upload:
-    # Generations of one tus id are one candidate: the newest.
     rows = connection.execute(
-        "SELECT max(number) AS number, tus_id FROM uploads WHERE ?1 <> ''"
+        "SELECT * FROM uploads WHERE ?1 <> ''"
         " AND ((id >= ?1 AND id < ?2) OR (tus_id >= ?1 AND tus_id < ?2))"
-        " GROUP BY directory, CASE WHEN tus_id = '' THEN id ELSE tus_id END LIMIT ?3",
-        (text, text + _LAST, _SHOWN),
-    ).fetchall()
-    if not rows:
+        " ORDER BY number DESC LIMIT ?3",
+        (text, text + _LAST, _LOOKED_AT),
+    )
+    # Generations of one tus id are one candidate: the newest, which comes first.
+    candidates: dict[tuple[str, str], Upload] = {}
+    for row in rows:
+        candidates.setdefault((row["directory"], row["tus_id"] or row["id"]), upload_of(row))
+    if not candidates:
         raise NotFoundError(f"no upload has the id {text!r}, or one that begins with it")
-    if len(rows) > 1:
-        names = ", ".join(sorted(row["tus_id"] for row in rows))
-        raise NotFoundError(f"{text!r} fits several uploads: {names}")
-    row = connection.execute(
-        "SELECT * FROM uploads WHERE number = ?", (rows[0]["number"],)
-    ).fetchone()
-    return upload_of(row)
+    if len(candidates) > 1:
+        names = [candidate.tus_id or candidate.id for candidate in candidates.values()]
+        more = ", …" if len(names) > _SHOWN else ""
+        raise NotFoundError(f"{text!r} fits several uploads: {', '.join(names[:_SHOWN])}{more}")
+    return next(iter(candidates.values()))
 
 
 def uploads(
