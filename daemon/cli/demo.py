@@ -99,7 +99,9 @@ def _directory(chosen: Path | None) -> Path:
 async def _demo(directory: Path, file: Path | None, size: int) -> Summary:
     from daemon.cli.stage import Stage  # noqa: PLC0415
 
-    source = file or await asyncio.to_thread(_make, directory / "sample.bam", size)
+    source = file
+    if source is None:
+        source = await asyncio.to_thread(_make, directory / "sample.bam", size)
     async with Stage(directory) as stage:
         if not stage.tusd:
             sys.stderr.write(
@@ -157,11 +159,8 @@ async def _watch(stage: Stage, tell: Callable[[int], None]) -> UploadDetails:
             tell(sum(active["stored_bytes"] for active in status["deliveries"]))
             await asyncio.sleep(0.05)
     journal = SqliteJournal.open_readonly(stage.state)
-    try:
-        (upload,) = await journal.uploads(None, None, 1)
-        details = await journal.details(upload.id)
-    finally:
-        await journal.aclose()
+    (upload,) = await journal.uploads(None, None, 1)
+    details = await journal.details(upload.id)
     if upload.error is not None:
         raise StageError(f"the upload failed: {upload.error.code}: {upload.error.message}")
     tell(details.deliveries[0].size)

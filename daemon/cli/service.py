@@ -1,0 +1,33 @@
+"""`dropoffd run`: the service."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add ``run``."""
+    parser = commands.add_parser(
+        "run",
+        help="the service",
+        description="Watch the upload directory and the spool, deliver what is complete, and "
+        "report it. The first SIGTERM finishes or parks what is in flight, the second ends at "
+        "once.",
+    )
+    parser.add_argument("--config", type=Path, metavar="FILE", help="config.toml")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run until a signal says stop; exit code 0 then."""
+    import asyncio  # noqa: PLC0415 -- as every command: only when it runs
+
+    from daemon.config import load  # noqa: PLC0415
+    from daemon.observe import log  # noqa: PLC0415
+    from daemon.service import Service  # noqa: PLC0415
+
+    settings = load(arguments.config)
+    log.setup()
+    asyncio.run(Service(settings).run())
+    return 0

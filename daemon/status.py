@@ -1,0 +1,86 @@
+"""What the running daemon says of itself: for ``dropoffd status`` and for Prometheus."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from daemon import __version__
+from daemon.journal.protocol import OperatorJournal
+from daemon.observe.prometheus import Gauge
+from daemon.ports import Clock
+from daemon.processing.context import Progress
+from daemon.settings import Settings
+
+Part = Callable[[], Mapping[str, Any]]
+"""Says how one part of the service is, as it stands in the answer."""
+
+
+@dataclass(frozen=True)
+class StatusBoard:
+    """Puts the answer together, from the journal and from what each part says."""
+
+    journal: OperatorJournal
+    settings: Settings
+    clock: Clock
+    started_at: float
+    active: Mapping[tuple[str, int], Progress]
+    """Deliveries under way."""
+    parts: Mapping[str, Part | Callable[[], Sequence[Mapping[str, Any]]]]
+    """``api``, ``intake``, ``workers``: name in the answer to how it is."""
+    stopping: Callable[[], bool]
+
+    async def describe(self) -> dict[str, Any]:
+        """The answer of ``GET /status``. Sizes are bytes, durations seconds."""
+        uploads = await self.journal.counts()
+        return {
+            "version": __version__,
+            "state": "stopping" if self.stopping() else "running",
+            "uptime_seconds": round(self.clock() - self.started_at, 3),
+            "uploads": {state.value: count for state, count in uploads.items()},
+            "reports": await self.journal.report_counts(),
+            "deliveries": [_shown(progress) for progress in self.active.values()],
+            "destinations": [
+                {"name": name, "type": destination.spec.type}
+                for name, destination in self.settings.destinations.items()
+            ],
+            **{name: part() for name, part in self.parts.items()},
+        }
+
+    async def gauges(self) -> list[Gauge]:
+        """What Prometheus is told beside the counters."""
+        uploads = await self.journal.counts()
+        reports = await self.journal.report_counts()
+        return [
+            Gauge(
+                name="uploads",
+                help="Uploads in each state.",
+                values={(("state", state.value),): count for state, count in uploads.items()},
+            ),
+            Gauge(
+                name="reports",
+                help="Reports in each status.",
+                values={(("status", status),): count for status, count in reports.items()},
+            ),
+            Gauge(
+                name="deliveries_active",
+                help="Deliveries under way.",
+                values={(): len(self.active)},
+            ),
+            Gauge(
+                name="uptime_seconds",
+                help="Seconds since the start.",
+                values={(): self.clock() - self.started_at},
+            ),
+        ]
+
+
+def _shown(progress: Progress) -> dict[str, Any]:
+    return {
+        "upload": progress.upload,
+        "study": progress.study,
+        "destination": progress.destination,
+        "size_bytes": progress.size,
+        "stored_bytes": progress.stored,
+    }
