@@ -151,6 +151,7 @@ def discard(tx: Transaction, upload: str, now: float) -> None:
 
 
 def _resume(tx: Transaction, upload: Upload, now: float) -> None:
+    tx.connection.execute("UPDATE uploads SET restarts = 0 WHERE id = ?", (upload.id,))
     if _has_envelope(tx, upload.id):
         # How long to go on trying is counted anew; what is stored already stays.
         tx.connection.execute(

@@ -75,8 +75,6 @@ def postpone(tx: Transaction, upload: str, error: Error, next_at: float) -> None
         "UPDATE uploads SET attempts = attempts + 1, error = ?, next_at = ? WHERE id = ?",
         (text_of(error), next_at, upload),
     )
-    if found.state is not UploadState.RECEIVING:
-        tx.tell_work(msgspec.structs.replace(found, next_at=next_at))
 
 
 def plan(  # noqa: PLR0913, PLR0917 - the border's arguments, and the transaction
@@ -111,14 +109,13 @@ def start_over(tx: Transaction, upload: str, now: float) -> None:
     """Processing → received, with nothing left of what was sealed."""
     found = get_upload(tx.connection, upload)
     require(found, UploadState.PROCESSING)
-    received = move(tx, found, UploadState.RECEIVED, now)
+    move(tx, found, UploadState.RECEIVED, now)
     tx.connection.execute(
         "UPDATE uploads SET format = NULL, header = NULL, fingerprints = NULL, secret = NULL,"
         " digest = NULL, restarts = restarts + 1 WHERE id = ?",
         (upload,),
     )
     tx.connection.execute("DELETE FROM deliveries WHERE upload = ?", (upload,))
-    tx.tell_work(received)
 
 
 def envelope(connection: sqlite3.Connection, wrapper: Wrapper, upload: str) -> Envelope:
@@ -154,8 +151,6 @@ def stored(tx: Transaction, upload: str, receipt: dict[str, Any], now: float) ->
     done = move(tx, get_upload(tx.connection, upload), UploadState.STORED, now)
     tx.connection.execute("UPDATE uploads SET receipt = ? WHERE id = ?", (text_of(receipt), upload))
     queue_report(tx, done, now, receipt=receipt)
-    if reported(tx.connection, upload):
-        tx.tell_work(done)
 
 
 def reported(connection: sqlite3.Connection, upload: str) -> bool:

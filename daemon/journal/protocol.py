@@ -34,7 +34,10 @@ class Listener(Protocol):
     """Who is told, on the event loop and after the commit, that something can go on."""
 
     def on_work(self, work: Work) -> None:
-        """An upload became received, can be planned again, or its stored report is acknowledged."""
+        """A sighting or a retry made an upload workable, or its stored report is acknowledged.
+
+        What processing itself writes (``start_over``, ``postpone``, …) is not told back to it.
+        """
 
     def on_reports(self) -> None:
         """A report was queued, or can go now."""
