@@ -139,7 +139,7 @@ class ApiClient:
             answer = await self._persist(method, place, content, headers)
             if answer.status == HTTPStatus.UNAUTHORIZED:
                 self._clock.doubt(used)
-        return self._judge(answer)
+        return self._judge(answer, place)
 
     async def _persist(
         self, method: str, place: Place, content: bytes, headers: dict[str, str]
@@ -208,7 +208,7 @@ class ApiClient:
                 offset=offset,
             )
 
-    def _judge(self, answer: Answer) -> bytes:
+    def _judge(self, answer: Answer, place: Place) -> bytes:
         """The body of a good answer; what a bad one means, raised."""
         status = answer.status
         if HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES:
@@ -217,7 +217,7 @@ class ApiClient:
         said = detail(status, answer.body, answer.content_type)
         if _is_refusal(status):
             if status == HTTPStatus.UNAUTHORIZED:
-                said = clean(f"{said} (signed for {answer.signature.place})")
+                said = clean(f"{said} (signed for {place.shown})")
             raise ApiRefusedError(said, status)
         if HTTPStatus.MULTIPLE_CHOICES <= status < HTTPStatus.BAD_REQUEST:
             said = "redirects are not followed; [api] url or a path of [api.paths] is not exact"

@@ -52,12 +52,6 @@ class Signature:
         """The value of ``Authorization``."""
         return str(self._sender.request_header)
 
-    @property
-    def place(self) -> str:
-        """Host, port and path as they were signed, for hints: servers only say "bad mac"."""
-        resource = self._sender.req_resource
-        return f"{resource.host}:{resource.port}{resource.name}"
-
     def verify(self, header: str | None, body: bytes, content_type: str) -> None:
         """Check ``Server-Authorization``, payload hash included; AnswerNotSignedError."""
         if header is None:

@@ -11,6 +11,10 @@ from daemon.errors import ConfigError
 from daemon.settings import Api
 
 
+_TOKEN = 16
+"""Characters. A part of a path that is as long may be a token."""
+
+
 class Place(msgspec.Struct, frozen=True):
     """One resource of the API."""
 
@@ -18,6 +22,11 @@ class Place(msgspec.Struct, frozen=True):
     """Goes on the wire as it stands."""
     signed: str
     """What HAWK signs: the same, but for a proxy that changes it."""
+    shown: str
+    """Host, port and path as signed, for hints: servers only say "bad mac".
+
+    A part of the API's own path that may be a token is left out.
+    """
 
 
 class Places:
@@ -50,7 +59,12 @@ class Places:
 
     def _place(self, path: str) -> Place:
         relative = path.lstrip("/")
-        return Place(_wire(self._base + relative), str(_wire(self._signed + relative)))
+        signed = _wire(self._signed + relative)
+        base = "/".join(
+            part if len(part) < _TOKEN else "…" for part in URL(self._signed).raw_path.split("/")
+        )
+        shown = f"{signed.host}:{signed.port}{base}{relative}"
+        return Place(_wire(self._base + relative), str(signed), shown)
 
 
 def _base(text: str, key: str) -> str:
