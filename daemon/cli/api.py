@@ -8,7 +8,6 @@ from pathlib import Path
 
 LISTEN = "127.0.0.1:8120"
 _FAILED = 1
-_CONFIG = 78
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -41,28 +40,23 @@ def listen_address(text: str) -> tuple[str, int]:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run `dropoffd api`."""
+    """Run `dropoffd api`. Raises ConfigError, OSError."""
     # Imported when it runs, so that `dropoffd --help` is quick.
     import asyncio  # noqa: PLC0415 - see above
     import sqlite3  # noqa: PLC0415 - see above
 
     from daemon.broker.serving import serve  # noqa: PLC0415 - see above
     from daemon.config import load  # noqa: PLC0415 - see above
-    from daemon.errors import ConfigError  # noqa: PLC0415 - see above
 
     host, port = arguments.listen
     try:
-        settings = load(arguments.config)
-        asyncio.run(serve(settings, host, port, lambda url: _say(f"dropoffd api listens on {url}")))
-    except ConfigError as error:
-        _say(f"dropoffd api: {error}")
-        return _CONFIG
-    except (OSError, sqlite3.Error) as error:
-        _say(f"dropoffd api: can't serve: {error}")
+        asyncio.run(serve(load(arguments.config), host, port, _ready))
+    except sqlite3.Error as error:
+        sys.stderr.write(f"dropoffd: the database of data drops can't be used: {error}\n")
         return _FAILED
     return 0
 
 
-def _say(text: str) -> None:
-    sys.stderr.write(f"{text}\n")
+def _ready(url: str) -> None:
+    sys.stderr.write(f"dropoffd api listens on {url}\n")
     sys.stderr.flush()
