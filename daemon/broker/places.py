@@ -10,7 +10,6 @@ from yarl import URL
 from daemon.errors import ConfigError
 from daemon.settings import Api
 
-
 _TOKEN = 16
 """Characters. A part of a path that is as long may be a token."""
 
