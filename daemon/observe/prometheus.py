@@ -75,10 +75,11 @@ class Counters:
         for name, value in fields.items():
             if not _is_amount(value) or not _NAME.fullmatch(name):
                 continue
+            full = f"{_PREFIX}_{event}_{name.removeprefix(f'{event}_')}"
             if name.endswith("_bytes") or name in {"bytes", "attempts"}:
-                self._count(f"{_PREFIX}_{event}_{name}_total", narrow, value)
+                self._count(f"{full}_total", narrow, value)
             elif name.endswith("_seconds") or name == "seconds":
-                self._observe(f"{_PREFIX}_{event}_{name}", narrow, value)
+                self._observe(full, narrow, value)
 
     def render(self, gauges: Iterable[Gauge] = ()) -> str:
         """The exposition text, gauges first."""
