@@ -61,6 +61,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 def keygen_command(arguments: argparse.Namespace) -> int:
     """Run `dropoffd keygen`."""
     # Here and below: imported when it runs, so that `dropoffd --help` is quick.
+    from pipeline.envelope.age_keys import age_generate  # noqa: PLC0415 - see above
     from pipeline.envelope.keyfiles import write_pair  # noqa: PLC0415 - see above
     from pipeline.envelope.keys import crypt4gh_generate  # noqa: PLC0415 - see above
 
@@ -69,7 +70,8 @@ def keygen_command(arguments: argparse.Namespace) -> int:
         return _say("only crypt4gh keys can have a passphrase", 2)
     try:
         passphrase = None if passphrase_file is None else _read_passphrase(passphrase_file)
-        for path in write_pair(crypt4gh_generate(passphrase), arguments.file):
+        pair = age_generate() if arguments.format == "age" else crypt4gh_generate(passphrase)
+        for path in write_pair(pair, arguments.file):
             sys.stdout.write(f"{path}\n")
     except OSError as error:
         return _say(_describe(error), 1)

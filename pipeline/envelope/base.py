@@ -129,3 +129,18 @@ def read_batches(source: Readable, size: int) -> Iterator[tuple[bytes, bool]]:
         if not following:
             return
         piece = following
+
+
+class Rewound:
+    """A source of which some bytes were read already, and are given again."""
+
+    def __init__(self, start: bytes, source: Readable) -> None:
+        self._start = start
+        self._source = source
+
+    def read(self, size: int, /) -> bytes:
+        """At most ``size`` bytes."""
+        if not self._start:
+            return self._source.read(size)
+        piece, self._start = self._start[:size], self._start[size:]
+        return piece

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
+from pipeline.envelope.age_keys import age_secret, is_age_secret
 from pipeline.envelope.armour import MAX_TEXT
 from pipeline.envelope.keys import KeyPair, Passphrase, crypt4gh_secret
 from pipeline.errors import EnvelopeError
@@ -32,6 +33,8 @@ def read_secret(path: Path, passphrase: Passphrase) -> SecretKey:
         text = data.decode("ascii")
     except UnicodeDecodeError:
         raise EnvelopeError("this is no file of a secret key") from None
+    if is_age_secret(text):
+        return SecretKey("age", age_secret(text))
     return SecretKey("crypt4gh", crypt4gh_secret(text, passphrase))
 
 

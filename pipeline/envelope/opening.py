@@ -6,14 +6,17 @@ from collections.abc import Iterator
 from typing import Final
 
 from pipeline import envelope
-from pipeline.envelope import crypt4gh_header
-from pipeline.envelope.base import Readable, read_full
+from pipeline.envelope import age, crypt4gh
+from pipeline.envelope.base import Readable, Rewound, read_full
 from pipeline.envelope.keyfiles import SecretKey
 from pipeline.errors import EnvelopeError, ReceiptError
 from pipeline.messages import EnvelopeFormat
 from pipeline.receipt import PlaintextCheck, Receipt
 
-MAGIC: Final[dict[bytes, EnvelopeFormat]] = {crypt4gh_header.MAGIC: "crypt4gh"}
+MAGIC: Final[dict[bytes, EnvelopeFormat]] = {
+    crypt4gh.MAGIC: "crypt4gh",
+    age.MAGIC: "age",
+}
 """How sealed files begin."""
 
 _LONGEST: Final = max(map(len, MAGIC))
@@ -33,12 +36,12 @@ def open_sealed(
     """
     name, whole = recognise(source)
     if secret.format != name:
-        raise EnvelopeError(f"the file is a {name} one, and the key is for {secret.format}")
+        raise EnvelopeError(f"the file is sealed by {name}, and the key is for {secret.format}")
     if receipt is None:
         return envelope.by_format(name).open_stream(whole, secret.raw)
     if receipt.encryption.format != name:
         raise ReceiptError(
-            f"the file is a {name} one, and the receipt's objects are {receipt.encryption.format}"
+            f"the file is sealed by {name}, and the receipt says {receipt.encryption.format}"
         )
     check = PlaintextCheck(receipt)
     return _checked(envelope.by_format(name).open_stream(whole, secret.raw), check)
@@ -52,7 +55,7 @@ def recognise(source: Readable) -> tuple[EnvelopeFormat, Readable]:
     start = read_full(source, _LONGEST)
     for magic, name in MAGIC.items():
         if start.startswith(magic):
-            return name, _Rewound(start, source)
+            return name, Rewound(start, source)
     raise EnvelopeError("this is no Crypt4GH and no age file")
 
 
@@ -61,18 +64,3 @@ def _checked(plaintext: Iterator[memoryview], check: PlaintextCheck) -> Iterator
         check.update(piece)
         yield piece
     check.finish()
-
-
-class _Rewound:
-    """A source whose first bytes were looked at already, and are given again."""
-
-    def __init__(self, start: bytes, source: Readable) -> None:
-        self._start = start
-        self._source = source
-
-    def read(self, size: int, /) -> bytes:
-        """At most ``size`` bytes."""
-        if not self._start:
-            return self._source.read(size)
-        piece, self._start = self._start[:size], self._start[size:]
-        return piece

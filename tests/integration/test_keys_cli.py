@@ -15,7 +15,9 @@ import pytest
 
 from pipeline import envelope, receipt
 from pipeline.envelope import SEGMENT
+from pipeline.messages import EnvelopeFormat
 from pipeline.receipt import Encryption, Subject
+from tests.peers.cache import tool
 
 MIB = 1024 * 1024
 PLAINTEXT = os.urandom(2 * MIB + 17)
@@ -58,8 +60,8 @@ def key(tmp_path: Path) -> Path:
     return path
 
 
-def seal(public: Path, plaintext: bytes) -> bytes:
-    form = envelope.by_format("crypt4gh")
+def seal(public: Path, plaintext: bytes, name: EnvelopeFormat = "crypt4gh") -> bytes:
+    form = envelope.by_format(name)
     session_key, header, _ = form.make([public.read_text()])
     out = bytearray(form.sealed_size(0, len(plaintext)))
     form.sealer(session_key, len(plaintext)).seal_into(0, memoryview(plaintext), memoryview(out))
@@ -112,8 +114,14 @@ def test_keygen_of_an_unknown_kind_is_wrong_usage(tmp_path: Path, kind: str) -> 
 
 def test_a_pair_of_the_reference_tool_decrypts(tmp_path: Path) -> None:
     key, public = tmp_path / "key", tmp_path / "key.pub"
-    tool = Path(sys.executable).with_name("crypt4gh-keygen")
-    command = [str(tool), "--nocrypt", "--sk", str(key), "--pk", str(public)]
+    command = [
+        tool("crypt4gh-keygen", "making its keys"),
+        "--nocrypt",
+        "--sk",
+        str(key),
+        "--pk",
+        str(public),
+    ]
     subprocess.run(command, check=True, capture_output=True)
     result = dropoffd("decrypt", "-", "--key", key, input=seal(public, PLAINTEXT))
     assert (result.returncode, result.stderr) == (0, b"")
@@ -121,10 +129,12 @@ def test_a_pair_of_the_reference_tool_decrypts(tmp_path: Path) -> None:
 
 
 def test_the_reference_tool_decrypts_with_our_pair(key: Path, sealed: Path) -> None:
-    tool = Path(sys.executable).with_name("crypt4gh")
     with sealed.open("rb") as stdin:
         result = subprocess.run(
-            [tool, "decrypt", "--sk", key], stdin=stdin, capture_output=True, check=True
+            [tool("crypt4gh", "reading ours"), "decrypt", "--sk", key],
+            stdin=stdin,
+            capture_output=True,
+            check=True,
         )
     assert result.stdout == PLAINTEXT
 
@@ -313,3 +323,64 @@ def test_decrypting_needs_no_memory_for_the_file(key: Path, tmp_path: Path) -> N
     )
     path.unlink()
     assert (result.returncode, result.stderr) == (0, b"")
+
+
+# age
+
+
+def age_tool(name: str) -> str:
+    return tool(name, "reading and writing age files")
+
+
+def test_age_reads_what_is_sealed_for_our_pair(tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    assert dropoffd("keygen", "age", key).returncode == 0
+    data = seal(key.with_name("key.pub"), PLAINTEXT, "age")
+    command = [age_tool("age"), "--decrypt", "--identity", str(key)]
+    assert subprocess.run(command, input=data, capture_output=True, check=True).stdout == PLAINTEXT
+
+
+def test_what_age_sealed_for_its_own_key_is_decrypted(tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    subprocess.run([age_tool("age-keygen"), "-o", str(key)], check=True, capture_output=True)
+    recipient = subprocess.run(
+        [age_tool("age-keygen"), "-y", str(key)], check=True, capture_output=True, text=True
+    ).stdout.strip()
+    other = tmp_path / "other"
+    dropoffd("keygen", "age", other)
+    others = other.with_name("other.pub").read_text().strip()
+    command = [age_tool("age"), "--encrypt", "--recipient", others, "--recipient", recipient]
+    data = subprocess.run(command, input=PLAINTEXT, check=True, capture_output=True).stdout
+    result = dropoffd("decrypt", "-", "--key", key, input=data)
+    assert (result.returncode, result.stderr) == (0, b"")
+    assert result.stdout == PLAINTEXT
+
+
+def test_an_age_file_that_was_cut_gets_no_name(tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    dropoffd("keygen", "age", key)
+    data = seal(key.with_name("key.pub"), PLAINTEXT, "age")
+    whole = len(data) - len(PLAINTEXT) % SEGMENT - 16
+    result = dropoffd("decrypt", "-", "--key", key, "-o", tmp_path / "out", input=data[:whole])
+    assert result.returncode == 1
+    assert b"envelope_invalid: segment" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_key_of_the_other_format_is_told(key: Path, sealed: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    dropoffd("keygen", "age", other)
+    result = dropoffd("decrypt", sealed, "--key", other)
+    assert result.returncode == 1
+    assert b"the file is sealed by crypt4gh, and the key is for age" in result.stderr
+    data = seal(other.with_name("other.pub"), b"hello", "age")
+    result = dropoffd("decrypt", "-", "--key", key, input=data)
+    assert b"the file is sealed by age, and the key is for crypt4gh" in result.stderr
+
+
+def test_an_age_key_with_a_passphrase_is_wrong_usage(tmp_path: Path) -> None:
+    words = tmp_path / "words"
+    words.write_text("correct horse\n")
+    result = dropoffd("keygen", "age", tmp_path / "key", "--passphrase-file", words)
+    assert result.returncode == 2
+    assert not (tmp_path / "key").exists()

@@ -19,7 +19,7 @@ from pipeline.messages import EnvelopeFormat
 
 KEY = bytes(range(32))
 PLAINTEXT = os.urandom(7 * SEGMENT + 1000)
-SEALING: tuple[EnvelopeFormat, ...] = ("crypt4gh",)
+SEALING: tuple[EnvelopeFormat, ...] = ("crypt4gh", "age")
 ALL: tuple[EnvelopeFormat, ...] = (*SEALING, "none")
 
 formats = st.sampled_from(ALL)
@@ -135,7 +135,7 @@ def test_no_envelope_leaves_the_plaintext_and_needs_nobody() -> None:
     assert not form.seals
 
 
-@pytest.mark.parametrize(("name", "suffix"), [("crypt4gh", ".c4gh"), ("none", "")])
+@pytest.mark.parametrize(("name", "suffix"), [("crypt4gh", ".c4gh"), ("age", ".age"), ("none", "")])
 def test_an_object_s_name_tells_its_format(name: EnvelopeFormat, suffix: str) -> None:
     assert envelope.by_format(name).suffix == suffix
 

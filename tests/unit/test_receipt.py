@@ -214,7 +214,7 @@ def test_a_doubled_segment_is_found() -> None:
 
 
 def test_a_receipt_of_another_format_is_told() -> None:
-    with pytest.raises(ReceiptError, match="objects are none"):
+    with pytest.raises(ReceiptError, match="the receipt says none"):
         opened(*sealed(), made(form="none"))
 
 
