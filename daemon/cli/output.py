@@ -21,6 +21,9 @@ from daemon.units import format_duration, format_size
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
+_GAP = 2
+_NARROWEST = 4
+
 EMPTY = "–"  # noqa: RUF001 - what stands where nothing is
 
 STYLES = {
@@ -91,26 +94,47 @@ def print_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> Non
         sys.stdout.write("  ".join(cells).rstrip() + "\n")
 
 
-def table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> RenderableType:
-    """The table for a terminal."""
-    from rich.box import SIMPLE_HEAD  # noqa: PLC0415 - see above
+def table(
+    columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int | None = None
+) -> RenderableType:
+    """The table for a terminal, at most ``width`` wide (the terminal's width unless given)."""
+    from rich.cells import cell_len  # noqa: PLC0415 - see above
     from rich.table import Table  # noqa: PLC0415 - see above
     from rich.text import Text  # noqa: PLC0415 - see above
 
-    made = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="bold", show_edge=False)
-    for column in columns:
+    shown = [[harmless(cell) for cell in row] for row in rows]
+    natural = [
+        max([len(column.title), *(cell_len(row[index]) for row in shown)])
+        for index, column in enumerate(columns)
+    ]
+    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for column, cells in zip(columns, fit(columns, natural, width or console().width), strict=True):
         made.add_column(
             column.title,
             justify="right" if column.right else "left",
             no_wrap=True,
             overflow="ellipsis",
-            min_width=min(6, len(column.title)) if not column.keep else None,
+            width=cells,
         )
-    for row in rows:
-        made.add_row(
-            *(Text(harmless(cell), style=STYLES.get(cell, ""), no_wrap=True) for cell in row)
-        )
+    for row in shown:
+        made.add_row(*(Text(cell, style=STYLES.get(cell, "")) for cell in row))
     return made
+
+
+def fit(columns: Sequence[Column], natural: Sequence[int], width: int) -> list[int]:
+    """The columns' widths: those to keep as wide as they are, the rest shares what is left."""
+    widths = list(natural)
+    left = width - _GAP * (len(columns) - 1)
+    left -= sum(cells for column, cells in zip(columns, natural, strict=True) if column.keep)
+    # The narrowest first, so that what they don't need is there for the others.
+    flexible = sorted(
+        (index for index, column in enumerate(columns) if not column.keep), key=natural.__getitem__
+    )
+    for place, index in enumerate(flexible):
+        fair = max(left // (len(flexible) - place), min(_NARROWEST, natural[index]))
+        widths[index] = min(natural[index], fair)
+        left -= widths[index]
+    return widths
 
 
 def print_pairs(pairs: Mapping[str, str]) -> None:
