@@ -1,0 +1,445 @@
+"""Finds uploads on disk and tells the journal: by hints at once, by the rescan without fail."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from daemon.errors import InfoError, StateFullError
+from daemon.intake.info import INFO_SUFFIX
+from daemon.intake.scan import Look, Outcome, Seen, Walk, look
+from daemon.intake.watch import Watcher
+from daemon.journal.model import Error, Identity, Sighting, UploadState
+from daemon.journal.protocol import IntakeJournal
+from daemon.ports import Clock, Metrics
+from daemon.settings import Uploads
+from daemon.tasks import run_all
+from pipeline.errors import DropoffError, SourceUnavailableError
+
+log = structlog.get_logger()
+
+QUIET_SECONDS = 2.0
+"""An upload younger than this is sighted only when complete, so that small ones cost one row."""
+PROGRESS_SECONDS = 5.0
+"""At least so long between two sightings of an incomplete upload."""
+SETTLE_SECONDS = 5.0
+"""An ``.info`` that stays unreadable and unchanged for so long is really broken."""
+VANISH_SECONDS = 60.0
+"""An incomplete upload whose files are gone for so long was taken back."""
+FULL_SECONDS = 5.0
+"""Pause where no space is left for the journal."""
+ANNOUNCED_SECONDS = 86400.0
+"""An announcement that no upload follows for so long is given up."""
+
+_UNSEEN = Seen(stamp=0, path="", size=None, received=-1)
+_SHOWN = 100
+"""Problems that the status lists; the count tells of the others."""
+_BATCH = 256
+_AT_ONCE = 64
+"""Sightings under way together: the journal commits them as a group."""
+
+
+@dataclass(slots=True)
+class _Open:
+    """An incomplete upload."""
+
+    seen: Seen
+    device: int
+    first: float
+    told: float | None = None
+    """When the journal last heard of it."""
+    missing: float | None = None
+    """Since when its files are gone."""
+
+
+@dataclass(slots=True)
+class _Torn:
+    """An ``.info`` that can't be read."""
+
+    stamp: int
+    since: float
+    reported: bool = False
+
+
+class Finder:
+    """Looks at ``.info`` files and their data, and sights the uploads.
+
+    Hints come from the file system, and by :meth:`check` from hooks; the rescan needs neither.
+
+    Args:
+        uploads: Where to look.
+        journal: What is told.
+        metrics: Gets a ``rescan`` line for each, and an ``upload`` line for each broken ``.info``.
+        clock: Seconds since the epoch.
+    """
+
+    def __init__(
+        self, uploads: Uploads, journal: IntakeJournal, metrics: Metrics, clock: Clock = time.time
+    ) -> None:
+        self.problems: dict[str, Error] = {}
+        """What can't be taken in, by path below the info directory; empty path: all of it."""
+        self.paused = False
+        """Whether intake waits for space for the journal."""
+        self.scanned = asyncio.Event()
+        """Set once a first scan went through."""
+        self._uploads = uploads
+        self._journal = journal
+        self._metrics = metrics
+        self._clock = clock
+        self._settled: set[int] = set()
+        self._known: dict[str, Identity] = {}
+        self._open: dict[str, _Open] = {}
+        self._by_data: dict[str, str] = {}
+        self._torn: dict[str, _Torn] = {}
+        self._due: dict[str, float] = {}
+        self._hints: set[str] = set()
+        self._wake = asyncio.Event()
+        self._rescan_at = 0.0
+        directories = {uploads.directory, uploads.info_directory}
+        self._watchers = [Watcher(each, self._hint, self.rescan) for each in sorted(directories)]
+
+    async def run(self) -> None:
+        """Find uploads until cancelled."""
+        await self._remember()
+        async with asyncio.TaskGroup() as group:
+            for watcher in self._watchers:
+                group.create_task(watcher.run())
+            # Each watcher says that it stands, or can't, before the first scan begins.
+            await self._wake.wait()
+            group.create_task(self._work())
+
+    def rescan(self) -> None:
+        """Scan as soon as possible."""
+        self._rescan_at = 0.0
+        self._wake.set()
+
+    async def check(self, tus_ids: Iterable[str]) -> None:
+        """Look at these uploads now; what was found is in the journal when this returns.
+
+        An id that leads out of the directory has to be refused before. Raises StateFullError.
+        """
+        await self._take(list(tus_ids))
+
+    async def terminated(self, tus_id: str) -> None:
+        """A hook says that the client took an upload back.
+
+        Where its files are still there the hook is of an earlier upload with that id, and wrong.
+        Raises StateFullError.
+        """
+        found = await asyncio.to_thread(look, self._uploads, tus_id)
+        if isinstance(found.found, Outcome) and found.found in {Outcome.GONE, Outcome.NO_DATA}:
+            self._forget(tus_id)
+            await self._journal.terminate(str(self._uploads.directory), tus_id, self._clock())
+
+    def status(self) -> dict[str, Any]:
+        """What goes on, for people who ask."""
+        watch = [each.problem for each in self._watchers if each.problem is not None]
+        return {
+            "scanned": self.scanned.is_set(),
+            "paused": self.paused,
+            "receiving": len(self._open),
+            "watch": watch,
+            "problem_count": len(self.problems),
+            "problems": {
+                path: {"code": error.code, "message": error.message}
+                for path, error in islice(self.problems.items(), _SHOWN)
+            },
+        }
+
+    # Turns ----------------------------------------------------------------------------------
+
+    async def _work(self) -> None:
+        while True:
+            try:
+                await self._turn()
+            except StateFullError as error:
+                if not self.paused:
+                    log.warning("intake pauses", code=error.code, error=error.message)
+                self.paused = True
+                await asyncio.sleep(FULL_SECONDS)
+                # Hints were lost with the turn that failed.
+                self._rescan_at = 0.0
+            else:
+                self.paused = False
+                await self._wait()
+
+    async def _turn(self) -> None:
+        now = time.monotonic()
+        if now >= self._rescan_at:
+            self._rescan_at = now + self._uploads.rescan
+            await self._scan()
+        await self._take(self._drained())
+
+    async def _wait(self) -> None:
+        deadline = min([self._rescan_at, *self._due.values()])
+        if self._hints or deadline <= time.monotonic():
+            return
+        self._wake.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(deadline - time.monotonic()):
+                await self._wake.wait()
+
+    def _drained(self) -> list[str]:
+        now = time.monotonic()
+        due = {stem for stem, at in self._due.items() if at <= now}
+        for stem in due:
+            del self._due[stem]
+        stems, self._hints = self._hints | due, set()
+        return list(stems)
+
+    def _hint(self, paths: Iterable[str]) -> None:
+        for path in paths:
+            stem = self._stem(path)
+            if stem is not None:
+                self._hints.add(stem)
+        self._wake.set()
+
+    def _stem(self, path: str) -> str | None:
+        name = path.rpartition("/")[2]
+        if name.endswith((".lock", ".stop")) or ".lock." in name:
+            return None
+        if path in self._by_data:
+            return self._by_data[path]
+        infos = f"{self._uploads.info_directory}/"
+        if path.endswith(INFO_SUFFIX) and path.startswith(infos):
+            return path[len(infos) :].removesuffix(INFO_SUFFIX) or None
+        data = f"{self._uploads.directory}/"
+        return path[len(data) :] or None if path.startswith(data) else None
+
+    # Scanning -------------------------------------------------------------------------------
+
+    async def _remember(self) -> None:
+        """What the journal knows from before: past receiving, or to be missed if it is gone."""
+        now = time.monotonic()
+        for tus_id, (state, identity) in (
+            await self._journal.known(str(self._uploads.directory))
+        ).items():
+            if state is UploadState.RECEIVING:
+                opened = _Open(_UNSEEN, identity.device, now, told=now, missing=now)
+                self._open[tus_id] = opened
+                self._due[tus_id] = now + VANISH_SECONDS
+            elif state is not UploadState.FAILED:
+                self._known[tus_id] = identity
+
+    async def _scan(self) -> None:
+        began = time.monotonic()
+        walk = Walk(self._uploads.info_directory, frozenset(self._settled))
+        looked = 0
+        try:
+            while not walk.done:
+                stems = await asyncio.to_thread(walk.batch, _BATCH)
+                looked += len(stems)
+                await self._take(stems)
+                await self._take(self._drained())
+        except OSError as error:
+            self._trouble("", error)
+            self._record_scan("failed", began, walk, looked, error_code=SourceUnavailableError.code)
+            return
+        except StateFullError as error:
+            self._record_scan("failed", began, walk, looked, error_code=error.code)
+            raise
+        self._settled -= walk.settled - walk.met
+        for path in [path for path in self.problems if path == "" or path.endswith("/")]:
+            if path not in walk.problems:
+                del self.problems[path]
+        for path, failure in walk.problems.items():
+            self._trouble(path, failure)
+        self._known = {}
+        self.scanned.set()
+        self._record_scan("ok", began, walk, looked)
+        now = self._clock()
+        await self._journal.expire_announcements(now - ANNOUNCED_SECONDS, now)
+
+    def _record_scan(
+        self, outcome: str, began: float, walk: Walk, looked: int, **fields: str
+    ) -> None:
+        self._metrics.record(
+            "rescan",
+            outcome,
+            rescan_seconds=round(time.monotonic() - began, 6),
+            infos=walk.infos,
+            looked=looked,
+            receiving=len(self._open),
+            problems=len(self.problems),
+            **fields,
+        )
+
+    # Looking --------------------------------------------------------------------------------
+
+    async def _take(self, stems: Sequence[str]) -> None:
+        """Look at some, and tell the journal. Raises StateFullError."""
+        for start in range(0, len(stems), _AT_ONCE):
+            looks = await asyncio.to_thread(self._look, stems[start : start + _AT_ONCE])
+            await run_all(*(self._judge(each) for each in looks))
+
+    def _look(self, stems: Iterable[str]) -> list[Look]:
+        return [self._look_at(stem) for stem in stems]
+
+    def _look_at(self, stem: str) -> Look:
+        was = self._open.get(stem)
+        return look(
+            self._uploads,
+            stem,
+            None if was is None else was.seen,
+            self._known.get(stem),
+            whole=was is None or self._is_due(was, time.monotonic()),
+        )
+
+    async def _judge(self, found: Look) -> None:
+        stem = found.stem
+        match found.found:
+            case Sighting() as sighting:
+                self._readable(stem)
+                await self._sighted(found, sighting)
+            case InfoError() as error:
+                self._unreadable(stem, found.stamp, error)
+            case OSError() as error:
+                self._trouble(stem, error)
+            case Outcome.GROWING:
+                self._grew(stem, found.received)
+            case Outcome.SETTLED | Outcome.ASIDE:
+                self._readable(stem)
+                self._settle(found)
+            case Outcome.GONE | Outcome.NO_DATA:
+                self._readable(stem)
+                await self._missed(stem)
+
+    async def _sighted(self, found: Look, sighting: Sighting) -> None:
+        if sighting.complete:
+            if await self._sight(sighting):
+                self._settle(found)
+            return
+        now = time.monotonic()
+        was = self._opened(found, sighting, now)
+        if not self._is_due(was, now):
+            self._later(found.stem, was)
+        elif await self._sight(sighting):
+            was.told = now
+            was.seen = replace(was.seen, received=found.received)
+
+    async def _sight(self, sighting: Sighting) -> bool:
+        """Tell the journal; False where it can't take this one. Raises StateFullError."""
+        stem = sighting.tus_id
+        try:
+            await self._journal.sight(sighting, self._clock())
+        except StateFullError:
+            raise
+        except DropoffError as error:
+            self._problem(stem, Error(code=error.code, message=error.message, retryable=True))
+            return False
+        except Exception:
+            # One upload's oddity must not keep the others out.
+            log.exception("upload can't be taken in", tus_id=_shown(stem))
+            message = "it can't be taken in; the log tells why"
+            self._problem(stem, Error(code="internal", message=message, retryable=True))
+            return False
+        self.problems.pop(_shown(stem), None)
+        return True
+
+    def _opened(self, found: Look, sighting: Sighting, now: float) -> _Open:
+        stem = found.stem
+        was = self._open.get(stem)
+        if was is None:
+            was = self._open[stem] = _Open(_UNSEEN, sighting.identity.device, now)
+        elif was.seen.stamp == 0:
+            was.told = None  # from before the start: it is there
+        if sighting.path != stem:
+            self._by_data[str(self._uploads.directory / sighting.path)] = stem
+        was.seen = Seen(found.stamp, sighting.path, sighting.size, was.seen.received)
+        was.device, was.missing = sighting.identity.device, None
+        return was
+
+    def _grew(self, stem: str, received: int) -> None:
+        was = self._open.get(stem)
+        if was is not None:
+            was.missing = None
+            if received != was.seen.received:
+                self._later(stem, was)
+
+    def _later(self, stem: str, was: _Open) -> None:
+        at = was.first + QUIET_SECONDS if was.told is None else was.told + PROGRESS_SECONDS
+        self._due[stem] = at
+
+    def _is_due(self, was: _Open, now: float) -> bool:
+        if was.told is None:
+            return now - was.first >= QUIET_SECONDS
+        return now - was.told >= PROGRESS_SECONDS
+
+    def _settle(self, found: Look) -> None:
+        self._settled.add(found.stamp)
+        self._forget(found.stem)
+
+    async def _missed(self, stem: str) -> None:
+        """An upload that isn't there. An incomplete one that we knew was taken back, in the end."""
+        was = self._open.get(stem)
+        now = time.monotonic()
+        if was is None or was.told is None:
+            self._forget(stem)
+            return
+        if was.missing is None:
+            was.missing = now
+        if now - was.missing < VANISH_SECONDS:
+            self._due[stem] = was.missing + VANISH_SECONDS
+        elif await asyncio.to_thread(_device, self._uploads.directory) == was.device:
+            self._forget(stem)
+            await self._journal.terminate(str(self._uploads.directory), stem, self._clock())
+        else:
+            # Another file system is there, or none: that says nothing about the upload.
+            self._due[stem] = now + VANISH_SECONDS
+
+    def _forget(self, stem: str) -> None:
+        was = self._open.pop(stem, None)
+        if was is not None:
+            self._by_data.pop(str(self._uploads.directory / was.seen.path), None)
+        self._due.pop(stem, None)
+
+    # Problems -------------------------------------------------------------------------------
+
+    def _unreadable(self, stem: str, stamp: int, error: InfoError) -> None:
+        now = time.monotonic()
+        torn = self._torn.get(stem)
+        if torn is None or torn.stamp != stamp:
+            torn = self._torn[stem] = _Torn(stamp, now)
+        if now - torn.since < SETTLE_SECONDS:
+            self._due[stem] = min(now + SETTLE_SECONDS / 10, torn.since + SETTLE_SECONDS)
+        elif not torn.reported:
+            torn.reported = True
+            self._metrics.record("upload", "failed", tus_id=_shown(stem), error_code=error.code)
+            self._problem(stem, Error(code=error.code, message=error.message, retryable=False))
+
+    def _readable(self, stem: str) -> None:
+        self._torn.pop(stem, None)
+        problem = self.problems.get(_shown(stem))
+        if problem is not None and problem.code in {InfoError.code, SourceUnavailableError.code}:
+            del self.problems[_shown(stem)]
+
+    def _trouble(self, stem: str, error: OSError) -> None:
+        message = error.strerror or str(error)
+        code = SourceUnavailableError.code
+        self._problem(stem, Error(code=code, message=message, retryable=True))
+
+    def _problem(self, stem: str, error: Error) -> None:
+        shown = _shown(stem)
+        if self.problems.get(shown) != error:
+            self.problems[shown] = error
+            log.warning("problem at intake", path=shown, code=error.code, error=error.message)
+
+
+def _shown(stem: str) -> str:
+    """A path as text that can be logged and sent, whatever bytes it is made of."""
+    return stem.encode("utf-8", "backslashreplace").decode()
+
+
+def _device(directory: Path) -> int | None:
+    try:
+        return directory.stat().st_dev
+    except OSError:
+        return None
