@@ -161,6 +161,7 @@ class _Builder:
             rescan=float(table.rescan),
             study_key=table.study_key,
             delete_after=self._delete_after(table.delete),
+            roots=tuple(self._path(("uploads", "roots"), root) for root in table.roots),
         )
 
     def _delete_after(self, text: str) -> float | None:
@@ -469,7 +470,11 @@ class _Builder:
             if destination.spec.directory:
                 places["destinations", name, "directory"] = Path(destination.spec.directory)
         for key, place in places.items():
-            for uploads in (settings.uploads.directory, settings.uploads.info_directory):
+            for uploads in (
+                settings.uploads.directory,
+                settings.uploads.info_directory,
+                *settings.uploads.roots,
+            ):
                 if place.is_relative_to(uploads):
                     self._issues.add(
                         key, f"{place} lies in the upload directory, expected outside of {uploads}"

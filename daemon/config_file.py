@@ -36,6 +36,7 @@ class UploadsTable(msgspec.Struct):
     rescan: Duration = Duration(30)
     study_key: str = "study"
     delete: str = "delivered"
+    roots: tuple[str, ...] = ()
 
 
 class SpoolTable(msgspec.Struct):

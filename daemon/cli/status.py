@@ -1,4 +1,7 @@
-"""`dropoffd status`: what the running daemon says of itself."""
+"""`dropoffd status`: what the running daemon says of itself.
+
+A daemon of another version may say less or more: nothing here depends on more than its version.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -16,7 +19,6 @@ from daemon.cli.client import DaemonUnreachableError, ask
 from daemon.cli.options import places
 from daemon.cli.output import Column
 from daemon.observe.lines import harmless
-from daemon.observe.status import ActiveDelivery, Health, Status
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -24,6 +26,50 @@ if TYPE_CHECKING:
 _INTERVAL = 1.0
 _SHOWN = 12
 """So many deliveries fit a terminal; ``--json`` has them all."""
+
+
+class Problem(msgspec.Struct):
+    """An error as it is reported."""
+
+    code: str = ""
+    message: str = ""
+
+
+class ActiveDelivery(msgspec.Struct):
+    """A delivery that is under way."""
+
+    upload: str = ""
+    destination: str = ""
+    size_bytes: int = 0
+    stored_bytes: int = 0
+
+
+class Health(msgspec.Struct):
+    """How the REST API or a destination was when it was last needed."""
+
+    name: str = ""
+    type: str = ""
+    url: str | None = None
+    healthy: bool | None = None
+    """None: not needed yet."""
+    error: Problem | None = None
+    waiting_since: float | None = None
+    clock_skew_seconds: float | None = None
+
+
+class Status(msgspec.Struct):
+    """The whole daemon."""
+
+    version: str
+    state: str = ""
+    uptime_seconds: float = 0.0
+    uploads: dict[str, int] = {}
+    reports: dict[str, int] = {}
+    deliveries: list[ActiveDelivery] = []
+    destinations: list[Health] = []
+    api: Health | None = None
+    intake: dict[str, Any] = {}
+    workers: list[dict[str, Any]] | dict[str, Any] = {}
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -77,41 +123,54 @@ def _watch_screen(socket: Path) -> None:
     """One screen that stays up to date, also through a restart of the daemon."""
     from rich.live import Live  # noqa: PLC0415 - dear; only where something is shown
 
-    shown: RenderableType = _screen(_decode(_ask(socket)))
+    status = _decode(_ask(socket))
+    shown = _screen(status, None)
+    asked_at = time.monotonic()
     with Live(shown, console=output.console(), screen=True, auto_refresh=False) as live:
         while True:
             live.update(shown, refresh=True)
             time.sleep(_INTERVAL)
+            before, before_at = status, asked_at
             try:
-                shown = _screen(_decode(_ask(socket)))
+                status, asked_at = _decode(_ask(socket)), time.monotonic()
+                shown = _screen(status, moved(before, status) / (asked_at - before_at))
             except DaemonUnreachableError as error:
                 shown = harmless(error.message)
 
 
-def _screen(status: Status) -> RenderableType:
+def moved(before: Status, now: Status) -> int:
+    """Bytes that deliveries under way have gained between two answers."""
+    there = {(way.upload, way.destination): way.stored_bytes for way in before.deliveries}
+    return sum(
+        max(0, way.stored_bytes - there.get((way.upload, way.destination), way.stored_bytes))
+        for way in now.deliveries
+    )
+
+
+def _screen(status: Status, bytes_per_second: float | None) -> RenderableType:
     from rich.console import Group  # noqa: PLC0415 - see above
     from rich.text import Text  # noqa: PLC0415 - see above
 
-    parts: list[RenderableType] = [Text(line) for line in _lines(status)]
+    parts: list[RenderableType] = [Text(line) for line in _lines(status, bytes_per_second)]
     for title, columns, rows in _tables(status):
         parts += [Text(f"\n{title}", style="bold"), output.table(columns, rows)]
     return Group(*parts)
 
 
-def _lines(status: Status) -> Iterator[str]:
+def _lines(status: Status, bytes_per_second: float | None = None) -> Iterator[str]:
     uptime = output.duration(status.uptime_seconds)
-    yield f"dropoffd {harmless(status.version)}, {harmless(status.state)} for {uptime}"
-    if status.pause:
-        yield f"intake pauses: {harmless(status.pause)}"
-    yield f"uploads   {_counts(status.uploads)}"
-    yield f"reports   {_counts(status.reports)}"
-    in_flight = output.size(status.bytes_in_flight)
-    yield f"in flight {in_flight}, {output.rate(status.bytes_per_second)}"
-    if status.workers:
-        jobs = sum(worker.jobs for worker in status.workers)
-        restarts = sum(worker.restarts for worker in status.workers)
-        ended = f", {restarts} ended unasked" if restarts else ""
-        yield f"workers   {len(status.workers)}, {jobs} jobs{ended}"
+    yield f"dropoffd {harmless(status.version)}, {harmless(status.state)}, up for {uptime}"
+    yield f"uploads    {_counts(status.uploads)}"
+    yield f"reports    {_counts(status.reports)}"
+    left = sum(max(0, way.size_bytes - way.stored_bytes) for way in status.deliveries)
+    speed = "" if bytes_per_second is None else f", {output.rate(bytes_per_second)}"
+    yield f"in flight  {len(status.deliveries)} deliveries, {output.size(left)} to go{speed}"
+    if status.intake:
+        yield f"intake     {_facts(status.intake)}"
+    if isinstance(status.workers, list):
+        yield f"workers    {len(status.workers)}"
+    elif status.workers:
+        yield f"workers    {_facts(status.workers)}"
 
 
 def _tables(status: Status) -> Iterator[tuple[str, tuple[Column, ...], list[tuple[str, ...]]]]:
@@ -122,11 +181,12 @@ def _tables(status: Status) -> Iterator[tuple[str, tuple[Column, ...], list[tupl
             Column("UPLOAD", keep=True),
             Column("DESTINATION", keep=True),
             Column("THERE", right=True, keep=True),
-            Column("RATE", right=True, keep=True),
-            Column("FILE"),
+            Column("SIZE", right=True, keep=True),
         )
         yield title, columns, [_delivery(way) for way in status.deliveries[:_SHOWN]]
-    health = [*([status.api] if status.api else []), *status.destinations]
+    health = list(status.destinations)
+    if status.api is not None and status.api.url:
+        health.insert(0, msgspec.structs.replace(status.api, name="REST API", type="HAWK"))
     if health:
         columns = (
             Column("NAME", keep=True),
@@ -143,17 +203,31 @@ def _counts(counts: dict[str, int]) -> str:
     return ", ".join(shown) or "none"
 
 
+def _facts(facts: dict[str, Any]) -> str:
+    """What a part says of itself, where it is short enough for a line."""
+    shown = [
+        f"{harmless(name).replace('_', ' ')} {harmless(str(value))}"
+        for name, value in facts.items()
+        if isinstance(value, (str, int, float)) and value != ""
+    ]
+    return ", ".join(shown)
+
+
 def _delivery(way: ActiveDelivery) -> tuple[str, ...]:
     return (
-        way.upload[:8],
+        way.upload if not output.is_terminal() else way.upload[:8],
         way.destination,
-        f"{output.share(way.delivered, way.size)} of {output.size(way.size)}",
-        output.rate(way.bytes_per_second),
-        way.filename,
+        output.share(way.stored_bytes, way.size_bytes),
+        output.size(way.size_bytes),
     )
 
 
 def _health(entry: Health) -> tuple[str, ...]:
-    words = {None: "not used yet", True: "ok", False: "failed"}
-    error = f"{entry.error_code}: {entry.message}" if entry.error_code else ""
-    return (entry.name, entry.type, words[entry.ok], entry.since, error)
+    words = {None: output.EMPTY, True: "ok", False: "failed"}
+    return (
+        entry.name,
+        entry.type,
+        words[entry.healthy],
+        output.when(entry.waiting_since),
+        f"{entry.error.code}: {entry.error.message}" if entry.error else "",
+    )
