@@ -1,0 +1,290 @@
+"""The hook socket: pre-create asks here whether an upload may be, and waits for the answer.
+
+The same is served on a TCP address for tus servers that call hooks over HTTP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import stat
+import time
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Self
+
+import structlog
+from aiohttp import web
+
+from daemon.errors import (
+    ApiUnreachableError,
+    ConfigError,
+    SpoolError,
+    StudyMissingError,
+    StudyRefusedError,
+)
+from daemon.intake.answers import Refusal, accept, refuse, unavailable
+from daemon.intake.events import Event, parse_event
+from daemon.intake.hints import Lookout, follow
+from daemon.intake.info import MAX_INFO
+from daemon.journal.model import Announcement
+from daemon.journal.protocol import IntakeJournal
+from daemon.plan import Announcing, Broker
+from daemon.ports import Clock, Metrics
+from daemon.settings import Hooks
+from pipeline.errors import DropoffError
+
+log = structlog.get_logger()
+
+SOCKET_MODE = 0o660
+_CLOSE_SECONDS = 5.0
+
+
+class HookServer:
+    """Answers hooks; use it as an async context manager, or :meth:`start` and :meth:`aclose`.
+
+    Args:
+        hooks: Where to listen, and how long an answer may take.
+        study_key: The metadata key that holds the study's UUID.
+        broker: Says whether an upload may be.
+        journal: Remembers what was let through before the answer goes out.
+        lookout: Gets the hints of hooks that come over HTTP.
+        metrics: Gets a ``hook`` line for each.
+        routes: Whatever else is served there, such as ``/status`` and ``/metrics``.
+        clock: Seconds since the epoch.
+    """
+
+    def __init__(  # noqa: PLR0913 - each is a part of the service that it stands on
+        self,
+        hooks: Hooks,
+        study_key: str,
+        broker: Broker,
+        journal: IntakeJournal,
+        *,
+        lookout: Lookout,
+        metrics: Metrics,
+        routes: Sequence[web.RouteDef] = (),
+        clock: Clock = time.time,
+    ) -> None:
+        self._hooks = hooks
+        self._study_key = study_key
+        self._broker = broker
+        self._journal = journal
+        self._lookout = lookout
+        self._metrics = metrics
+        self._routes = tuple(routes)
+        self._clock = clock
+        self._runner: web.AppRunner | None = None
+        self._place: tuple[int, int] | None = None
+        self._remembering: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        """Listen. Raises ConfigError where an address is taken or can't be had."""
+        app = web.Application(client_max_size=MAX_INFO)
+        app.add_routes(
+            [
+                web.post("/hooks", self._handle),
+                web.post("/hooks/{hook}", self._handle),
+                *self._routes,
+            ]
+        )
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=_CLOSE_SECONDS)
+        await runner.setup()
+        self._runner = runner
+        try:
+            await self._listen(runner)
+        except OSError as error:
+            await self.aclose()
+            raise ConfigError(
+                f"hooks can't be listened for: {error.strerror or error}; "
+                f"expected [hooks] socket and listen to be free and permitted"
+            ) from error
+        except BaseException:
+            await self.aclose()
+            raise
+
+    async def aclose(self) -> None:
+        """Stop listening; answers that are on their way are let through for a moment."""
+        runner, self._runner = self._runner, None
+        if runner is not None:
+            place, self._place = self._place, None
+            # Another daemon may have taken the place of the socket: its file stays.
+            with contextlib.suppress(OSError):
+                if place is not None and _place(self._hooks.socket) == place:
+                    self._hooks.socket.unlink()
+            await runner.cleanup()
+
+    async def __aenter__(self) -> Self:
+        """Start, and give the server."""
+        await self.start()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        """Stop."""
+        await self.aclose()
+
+    async def _listen(self, runner: web.AppRunner) -> None:
+        path = self._hooks.socket
+        listener = await asyncio.to_thread(_bind, path)
+        self._place = _place(path)
+        await web.SockSite(runner, listener).start()
+        if self._hooks.listen:
+            host, _, port = self._hooks.listen.rpartition(":")
+            await web.TCPSite(runner, host.strip("[]"), int(port)).start()
+
+    # Requests -------------------------------------------------------------------------------
+
+    async def _handle(self, request: web.Request) -> web.Response:
+        began = time.monotonic()
+        hook = request.match_info.get("hook") or request.headers.get("Hook-Name")
+        data = await request.read()
+        try:
+            event = parse_event(data, hook)
+        except SpoolError as error:
+            log.warning("hook not understood", code=error.code, error=error.message)
+            self._record(began, "failed", hook=hook or "", error_code=error.code)
+            return refuse(None, unavailable())
+        if event.hook == "pre-create":
+            return await self._pre_create(event, began, over_http=_is_over_http(request))
+        return await self._hint(event, began)
+
+    async def _hint(self, event: Event, began: float) -> web.Response:
+        try:
+            await follow(self._lookout, [event])
+        except DropoffError as error:
+            self._record(began, "failed", hook=event.hook, error_code=error.code)
+            return web.Response(status=503, text=unavailable().line)
+        self._record(began, "ok", hook=event.hook, tus_id=event.upload.tus_id)
+        return web.Response(text="{}", content_type="application/json")
+
+    async def _pre_create(self, event: Event, began: float, *, over_http: bool) -> web.Response:
+        study = event.upload.study(self._study_key)
+        try:
+            dropoff_id = await self._decide(event, study)
+        except (StudyMissingError, StudyRefusedError) as error:
+            self._record_decision(began, "refused", event, study, error)
+            status = error.status if isinstance(error, StudyRefusedError) else 400
+            return refuse(event, Refusal(status, error.message))
+        except (DropoffError, TimeoutError) as error:
+            self._record_decision(began, "failed", event, study, error)
+            pause = error.retry_after if isinstance(error, ApiUnreachableError) else None
+            return refuse(event, unavailable(pause))
+        except Exception as error:
+            # Whatever went wrong: an upload that nobody said yes to is never let through.
+            log.exception("pre-create failed")
+            self._record_decision(began, "failed", event, study, error)
+            return refuse(event, unavailable())
+        self._record_decision(began, "accepted", event, study, None)
+        return accept(event, dropoff_id, over_http=over_http)
+
+    async def _decide(self, event: Event, study: str | None) -> str:
+        """Announce the upload, and give the announcement's id. Raises whatever speaks against."""
+        if study is None:
+            raise StudyMissingError(f"the metadata {self._study_key!r} must hold the study's UUID")
+        dropoff_id = str(uuid.uuid4())
+        if event.upload.is_partial:
+            return dropoff_id  # announced as a whole, once it is put together
+        async with asyncio.timeout(self._hooks.timeout):
+            announcing = self._announcing(event, study, dropoff_id)
+            api_id = await self._broker.announce(announcing)
+            # Once the API knows of it the journal has to, even if the answer comes too late.
+            remembering = asyncio.create_task(self._remember(announcing, api_id))
+            self._remembering.add(remembering)
+            remembering.add_done_callback(self._remembering.discard)
+            await asyncio.shield(remembering)
+        return dropoff_id
+
+    def _announcing(self, event: Event, study: str, dropoff_id: str) -> Announcing:
+        upload = event.upload
+        return Announcing(
+            key=dropoff_id,
+            study=study,
+            filename=upload.filename,
+            size=upload.size,
+            metadata={key: text for key, text in upload.metadata.items() if key != "dropoff_id"},
+            client=event.client,
+            server=upload.server,
+            tus_id=upload.tus_id or None,
+        )
+
+    async def _remember(self, announcing: Announcing, api_id: str | None) -> None:
+        await self._journal.add_announcement(
+            Announcement(
+                id=announcing.key,
+                api_id=api_id,
+                study=announcing.study,
+                filename=announcing.filename,
+                size=announcing.size,
+                metadata=announcing.metadata,
+                tus_id=announcing.tus_id,
+                created_at=self._clock(),
+            )
+        )
+
+    def _record_decision(
+        self,
+        began: float,
+        outcome: str,
+        event: Event,
+        study: str | None,
+        error: BaseException | None,
+    ) -> None:
+        fields: dict[str, object] = {"hook": event.hook, "study": study, "server": event.shape}
+        if isinstance(error, DropoffError):
+            fields["error_code"] = error.code
+            log.info("pre-create", outcome=outcome, code=error.code, error=error.message)
+        elif error is not None:
+            fields["error_code"] = "timeout" if isinstance(error, TimeoutError) else "internal"
+        self._record(began, outcome, **fields)
+
+    def _record(self, began: float, outcome: str, **fields: object) -> None:
+        seconds = round(time.monotonic() - began, 6)
+        self._metrics.record("hook", outcome, hook_seconds=seconds, **fields)
+
+
+def _is_over_http(request: web.Request) -> bool:
+    transport = request.transport
+    found = None if transport is None else transport.get_extra_info("socket")
+    return found is None or found.family != socket.AF_UNIX
+
+
+def _bind(path: Path) -> socket.socket:
+    """A listening Unix socket at ``path``; one that nobody answers on is replaced."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileNotFoundError):
+        if not stat.S_ISSOCK(path.lstat().st_mode):
+            raise ConfigError(f"[hooks] socket: {path} is no socket, expected a free path")
+        if _answers(path):
+            raise ConfigError(f"[hooks] socket: another process answers on {path}")
+        path.unlink()
+    listener = socket.socket(socket.AF_UNIX)
+    try:
+        # Before bind: the kernel makes the file with no more than this mode.
+        os.fchmod(listener.fileno(), SOCKET_MODE)
+        listener.bind(str(path))
+        path.chmod(SOCKET_MODE)
+        listener.listen(512)
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
+def _answers(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(str(path))
+        except (ConnectionRefusedError, FileNotFoundError):
+            return False
+        except OSError:
+            return True
+        return True
+
+
+def _place(path: Path) -> tuple[int, int]:
+    found = path.lstat()
+    return found.st_dev, found.st_ino
