@@ -144,9 +144,10 @@ def delivery_failed(  # noqa: PLR0913, PLR0917 - the border's arguments, and the
 def abandoned(connection: sqlite3.Connection, wrapper: Wrapper) -> Sequence[Delivery]:
     """Deliveries of withdrawn uploads that still have an unfinished object."""
     rows = connection.execute(
-        "SELECT d.* FROM deliveries d JOIN uploads u ON u.id = d.upload"
-        " WHERE d.reference <> '' AND u.state IN ('terminated', 'discarded')"
-        " ORDER BY u.number, d.position"
+        "SELECT * FROM deliveries d WHERE d.reference <> '' AND EXISTS"
+        " (SELECT 1 FROM uploads u WHERE u.id = d.upload"
+        "  AND u.state IN ('terminated', 'discarded'))"
+        " ORDER BY d.upload, d.position"
     )
     return [delivery_of(row, wrapper) for row in rows]
 

@@ -86,7 +86,9 @@ def plan(  # noqa: PLR0913, PLR0917 - the border's arguments, and the transactio
     now: float,
 ) -> None:
     """Received → processing."""
-    processing = move(tx, get_upload(tx.connection, upload), UploadState.PROCESSING, now)
+    found = get_upload(tx.connection, upload)
+    require(found, UploadState.RECEIVED)
+    processing = move(tx, found, UploadState.PROCESSING, now)
     secret = tx.wrapper.wrap(upload, _SESSION_KEY, envelope.key) if envelope.key else None
     tx.connection.execute(
         "UPDATE uploads SET format = ?, header = ?, fingerprints = ?, secret = ?, identity = ?"
