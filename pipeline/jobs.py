@@ -1,0 +1,97 @@
+"""What each job does, given the open source and the open destination."""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+from pipeline import messages as m
+from pipeline.blocking import in_executor, in_thread
+from pipeline.delivery import CHUNK, SealedBody, hasher, whole
+from pipeline.destinations.base import Destination
+from pipeline.errors import SourceChangedError
+from pipeline.source import Source
+
+SendingJob = m.Part | m.Prove | m.Whole
+"""Jobs that need both."""
+ControlJob = m.Begin | m.Finish | m.Abort
+"""Jobs that need the destination alone."""
+
+
+async def control(job: ControlJob, destination: Destination) -> m.Result:
+    """Do a job that moves no bytes of the source."""
+    match job:
+        case m.Begin(reference=""):
+            return m.Begun(reference=await destination.begin(job.target, stale=job.stale))
+        case m.Begin():
+            return await destination.resume(job.target, job.reference)
+        case m.Finish():
+            return m.Finished(stored=await destination.finish(job.target, job.reference, job.parts))
+        case m.Abort():
+            await destination.abort(job.target, job.reference)
+            return m.Aborted()
+
+
+async def send(job: SendingJob, destination: Destination, source: Source) -> m.Result:
+    """Do a job that seals bytes of the source."""
+    match job:
+        case m.Part():
+            return await _part(job, destination, source)
+        case m.Prove():
+            body = SealedBody(source, job.seal, job.span)
+            part = await destination.prove_part(
+                job.target, job.reference, body.place, body, job.held
+            )
+            return m.PartProved(part=part)
+        case m.Whole():
+            return await _whole(job, destination, source)
+
+
+async def _part(job: m.Part, destination: Destination, source: Source) -> m.PartStored:
+    started = time.perf_counter()
+    body = SealedBody(source, job.seal, job.span)
+    part = await destination.put_part(job.target, job.reference, body.place, body)
+    await in_thread(source.let_go, job.span.offset, job.span.length)
+    return m.PartStored(part=part, seconds=round(time.perf_counter() - started, 6))
+
+
+async def _whole(job: m.Whole, destination: Destination, source: Source) -> m.WholeStored:
+    source.check_size(job.seal.size)
+    before = source.identity()
+    body = SealedBody(source, job.seal, whole(job.seal), digest=job.digest)
+    stored = await destination.put(job.target, body, stale=job.stale)
+    digest = body.plaintext_digest
+    if source.identity() != before:
+        raise SourceChangedError("the file was changed while it was read")
+    if not digest:
+        # An earlier try had stored it already, so nothing was read this time.
+        digest = await plaintext_digest(source, job.digest, job.seal.size)
+    return m.WholeStored(stored=stored, digest=digest)
+
+
+async def plaintext_digest(source: Source, name: m.DigestName, size: int) -> str:
+    """The digest of the whole file, hex, by one pass in a thread of its own.
+
+    Raises SourceChangedError where the file isn't ``size`` bytes long. Cancelling ends the pass.
+    """
+    stop = threading.Event()
+
+    def run() -> str:
+        source.check_size(size)
+        found = hasher(name)
+        buffer = memoryview(bytearray(min(CHUNK, size)))
+        for offset in range(0, size, CHUNK):
+            if stop.is_set():
+                break
+            piece = buffer[: min(CHUNK, size - offset)]
+            source.read_into_blocking(piece, offset)
+            found.update(piece)
+        source.check_size(size)
+        return found.hexdigest()
+
+    executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="digest")
+    try:
+        return await in_executor(executor, run, stop.set)
+    finally:
+        executor.shutdown(wait=False)
