@@ -34,6 +34,9 @@ from pipeline.errors import EnvelopeError, RecipientError
 MAGIC: Final = head.VERSION + b"\n"
 SEALED_SEGMENT: Final = SEGMENT + TAG
 _SALT: Final = 16
+_COUNTER_SHIFT: Final = 8
+_LAST: Final = 1
+"""The nonce's last byte for the last segment; 0 for the others."""
 
 
 class Age:
@@ -81,10 +84,7 @@ class _AgeSealer(SegmentSealer):
     """Seals segments with a nonce that also tells the last one."""
 
     def __init__(self, key: bytes, plaintext_size: int) -> None:
-        last = max(1, segments_of(plaintext_size)) - 1
-        super().__init__(
-            key, plaintext_size, nonce=lambda segment: _nonce(segment, segment == last), stored=0
-        )
+        super().__init__(key, plaintext_size, stored=0, shift=_COUNTER_SHIFT, mark=_LAST)
 
     def seal_into(self, first_segment: int, plaintext: memoryview, out: memoryview) -> int:
         """See :class:`~pipeline.envelope.base.Sealer`."""
@@ -92,11 +92,11 @@ class _AgeSealer(SegmentSealer):
             return super().seal_into(first_segment, plaintext, out)
         if len(out) < TAG:
             raise ValueError(f"{len(out)} bytes don't hold an empty segment")
-        return self._cipher.encrypt_into(_nonce(0, last=True), b"", None, out[:TAG])
+        return self._cipher.encrypt_into(_nonce(0, _LAST), b"", None, out[:TAG])
 
 
-def _nonce(segment: int, last: bool) -> bytes:  # noqa: FBT001 - half of a number, not a mode
-    return (segment << 8 | last).to_bytes(NONCE, "big")
+def _nonce(segment: int, mark: int) -> bytes:
+    return ((segment << _COUNTER_SHIFT) + mark).to_bytes(NONCE, "big")
 
 
 def _open_segments(source: Readable, key: bytes) -> Iterator[memoryview]:
@@ -108,14 +108,14 @@ def _open_segments(source: Readable, key: bytes) -> Iterator[memoryview]:
         written = 0
         for start in range(0, len(view) or 1, SEALED_SEGMENT):
             sealed = view[start : start + SEALED_SEGMENT]
-            last = is_end and start + SEALED_SEGMENT >= len(view)
+            mark = _LAST if is_end and start + SEALED_SEGMENT >= len(view) else 0
             length = len(sealed) - TAG
             # Only an empty file ends with an empty segment.
             if length < (1 if segment else 0):
                 raise EnvelopeError(f"segment {segment} is cut short")
             try:
                 place = out[written : written + length]
-                cipher.decrypt_into(_nonce(segment, last), sealed, None, place)
+                cipher.decrypt_into(_nonce(segment, mark), sealed, None, place)
             except InvalidTag:
                 raise EnvelopeError(f"segment {segment} is damaged, or cut off behind") from None
             written += length

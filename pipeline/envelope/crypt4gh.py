@@ -30,7 +30,7 @@ from pipeline.envelope.base import (
     segments_of,
 )
 from pipeline.envelope.keys import crypt4gh_public
-from pipeline.envelope.segments import KEY, NONCE, TAG, SegmentSealer, counter_nonce
+from pipeline.envelope.segments import KEY, NONCE, TAG, SegmentSealer
 from pipeline.envelope.x25519 import fingerprint
 from pipeline.errors import EnvelopeError, RecipientError
 
@@ -71,7 +71,7 @@ class Crypt4GH:
 
     def sealer(self, key: bytes, plaintext_size: int) -> Sealer:
         """See :meth:`pipeline.envelope.base.Format.sealer`."""
-        return SegmentSealer(key, plaintext_size, nonce=counter_nonce, stored=NONCE)
+        return SegmentSealer(key, plaintext_size, stored=NONCE)
 
     def open_stream(self, source: Readable, secret_key: bytes) -> Iterator[memoryview]:
         """See :meth:`pipeline.envelope.base.Format.open_stream`. Edit lists are followed."""
