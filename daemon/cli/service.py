@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
+
+from daemon.cli.options import add_config
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -15,7 +16,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "report it. The first SIGTERM finishes or parks what is in flight, the second ends at "
         "once.",
     )
-    parser.add_argument("--config", type=Path, metavar="FILE", help="config.toml")
+    add_config(parser)
     parser.set_defaults(run=run)
 
 

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from daemon.cli.unix import ask
+from daemon.cli.client import ask
 from pipeline.envelope import keys
 from pipeline.errors import DropoffError
 
@@ -115,7 +115,9 @@ class Stage:
 
     async def status(self) -> dict[str, Any]:
         """What the daemon says of itself."""
-        return await asyncio.to_thread(ask, self.socket, "/status")
+        answer = await asyncio.to_thread(ask, self.socket, "GET", "/status")
+        status: dict[str, Any] = answer.json()
+        return status
 
     async def _answers(self) -> bool:
         try:

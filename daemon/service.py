@@ -1,0 +1,246 @@
+"""The service: builds the parts, starts them, and ends them in order."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import structlog
+from aiohttp import web
+
+from daemon import __version__
+from daemon.backoff import Backoff
+from daemon.broker.broker import StudyBroker
+from daemon.broker.client import ApiClient
+from daemon.broker.outbox import Outbox
+from daemon.errors import ConfigError, StateFullError
+from daemon.intake.finder import Finder
+from daemon.intake.hooks import HookServer
+from daemon.intake.spool import Spool
+from daemon.journal.model import UploadState
+from daemon.journal.sqlite import SqliteJournal
+from daemon.notify import Notifier
+from daemon.observe.audit import AuditLog
+from daemon.observe.metrics import MetricsLog
+from daemon.observe.prometheus import CONTENT_TYPE
+from daemon.ports import Clock
+from daemon.processing.conductor import Conductor
+from daemon.processing.context import Context
+from daemon.scheduler import Slots
+from daemon.settings import Settings
+from daemon.sources import FileSources
+from daemon.status import StatusBoard
+from daemon.workers import WorkerPool
+
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 300.0
+"""Seconds between tries of a destination or of planning."""
+ANNOUNCEMENT_LIFE = 86400.0
+"""Seconds until an announcement that no upload followed is given up."""
+HOUSEKEEPING = 600.0
+HEARTBEAT = 5.0
+SLOT_MEMORY = 4 * 1024 * 1024
+"""Bytes that a part in flight takes at the most: its buffers and the socket's."""
+
+
+UNDER_WAY = (UploadState.RECEIVED, UploadState.PROCESSING, UploadState.STORED)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What runs side by side."""
+
+    journal: SqliteJournal
+    conductor: Conductor
+    outbox: Outbox | None
+    """None where no REST API is configured."""
+    finder: Finder
+    spool: Spool
+    hooks: HookServer
+
+
+class Service:
+    """`dropoffd run`, from start to end."""
+
+    def __init__(self, settings: Settings, *, clock: Clock = time.time) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._log = structlog.get_logger(__name__)
+        self._notifier = Notifier()
+        self._stop = asyncio.Event()
+
+    async def run(self) -> None:
+        """Run until a signal says stop, and return once everything is parked.
+
+        Raises ConfigError where the places that the settings name can't be used. A part that
+        dies takes the service down with its error.
+        """
+        self._handle_signals()
+        async with AsyncExitStack() as stack:
+            await self._serve(await self._build(stack))
+        self._log.info("stopped")
+
+    async def _build(self, stack: AsyncExitStack) -> Parts:
+        """The parts, in the order in which they need each other; the stack closes them."""
+        settings, clock = self._settings, self._clock
+        await asyncio.to_thread(_make_places, settings)
+        journal = await SqliteJournal.open(settings.state, clock=clock)
+        stack.push_async_callback(journal.aclose)
+        metrics = MetricsLog(settings.state / "metrics.jsonl", clock=clock)
+        metrics.start()
+        stack.push_async_callback(metrics.aclose)
+        workers = await stack.enter_async_context(WorkerPool(settings.pipeline.workers))
+        client = None
+        if settings.api.url:
+            client = await stack.enter_async_context(ApiClient(settings.api, clock=clock))
+        broker = StudyBroker(settings, client, clock=clock)
+        context = Context(
+            journal=journal,
+            broker=broker,
+            sources=FileSources(settings.uploads.info_directory, settings.uploads.roots),
+            workers=workers,
+            slots=Slots(min(workers.slots, max(1, settings.pipeline.memory // SLOT_MEMORY))),
+            metrics=metrics,
+            audit=AuditLog(settings.state / "audit.jsonl", clock=clock),
+            settings=settings,
+            clock=clock,
+            backoff=Backoff(FIRST_PAUSE, LONGEST_PAUSE),
+            stopping=asyncio.Event(),
+        )
+        conductor = Conductor(context)
+        journal.listen(conductor)
+        outbox = None
+        if client is not None:
+            outbox = Outbox(journal, client, metrics, clock)
+            journal.listen(outbox)
+        finder = Finder(settings.uploads, journal, metrics, clock)
+        spool = Spool(settings.spool, finder, metrics)
+        board = StatusBoard(
+            journal=journal,
+            settings=settings,
+            clock=clock,
+            started_at=clock(),
+            active=context.active,
+            parts={
+                "api": lambda: _api_state(settings, outbox, client),
+                "intake": lambda: _intake_state(finder, spool),
+                "workers": workers.describe,
+            },
+            stopping=self._stop.is_set,
+        )
+        hooks = HookServer(
+            settings.hooks,
+            settings.uploads.study_key,
+            broker,
+            journal,
+            lookout=finder,
+            metrics=metrics,
+            routes=_routes(board, metrics),
+            clock=clock,
+        )
+        return Parts(journal, conductor, outbox, finder, spool, hooks)
+
+    async def _serve(self, parts: Parts) -> None:
+        """Run the parts until told to stop; then end them, those that take work in first."""
+        async with AsyncExitStack() as answering, asyncio.TaskGroup() as group:
+            # Clients wait for hooks, so these are answered before anything else is looked at.
+            await answering.enter_async_context(parts.hooks)
+            taking_in = [group.create_task(part.run()) for part in (parts.finder, parts.spool)]
+            conducting = group.create_task(parts.conductor.run())
+            others = [
+                group.create_task(self._keep_house(parts.journal)),
+                group.create_task(self._beat(parts.journal)),
+            ]
+            if parts.outbox is not None:
+                others.append(group.create_task(parts.outbox.run()))
+            self._log.info("running", version=__version__, pid=os.getpid())
+            self._notifier.ready("running")
+            await self._stop.wait()
+            self._log.info("stopping")
+            self._notifier.stopping("finishing or parking what is in flight")
+            await answering.aclose()
+            for task in taking_in:
+                task.cancel()
+            parts.conductor.stop()
+            await asyncio.wait([conducting])
+            for task in others:
+                task.cancel()
+
+    async def _keep_house(self, journal: SqliteJournal) -> None:
+        """Give up announcements that no upload followed."""
+        while True:
+            now = self._clock()
+            try:
+                expired = await journal.expire_announcements(now - ANNOUNCEMENT_LIFE, now)
+            except StateFullError as error:
+                self._log.warning("state_full", error=error.message)
+            else:
+                if expired:
+                    self._log.info("announcements_expired", count=expired)
+            await asyncio.sleep(HOUSEKEEPING)
+
+    async def _beat(self, journal: SqliteJournal) -> None:
+        """Tell systemd how it goes; the watchdog is fed only while the journal answers."""
+        interval = min(self._notifier.watchdog_interval or HEARTBEAT, HEARTBEAT)
+        while True:
+            counts = await journal.counts()
+            self._notifier.watchdog()
+            waiting = sum(counts[state] for state in UNDER_WAY)
+            failed = counts[UploadState.FAILED]
+            self._notifier.status(f"{waiting} uploads under way, {failed} failed")
+            await asyncio.sleep(interval)
+
+    def _handle_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._on_signal, number)
+
+    def _on_signal(self, number: signal.Signals) -> None:
+        if self._stop.is_set():
+            # At once: every commit is durable, and workers end with their channel.
+            os._exit(128 + number)
+        self._stop.set()
+
+
+def _make_places(settings: Settings) -> None:
+    try:
+        settings.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        (settings.state / "receipts").mkdir(mode=0o700, exist_ok=True)
+        settings.hooks.socket.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{error.filename} can't be made: {error.strerror}") from error
+
+
+def _intake_state(finder: Finder, spool: Spool) -> dict[str, Any]:
+    return {**finder.status(), "spool_failed": spool.failed, "spool_problem": spool.problem}
+
+
+def _api_state(
+    settings: Settings, outbox: Outbox | None, client: ApiClient | None
+) -> dict[str, Any]:
+    if outbox is None or client is None:
+        return {"url": None}
+    error = outbox.last_error
+    return {
+        "url": settings.api.url,
+        "healthy": outbox.healthy,
+        "waiting_since": outbox.waiting_since,
+        "error": msgspec.to_builtins(error) if error else None,
+        "clock_skew_seconds": client.skew,
+    }
+
+
+def _routes(board: StatusBoard, metrics: MetricsLog) -> list[web.RouteDef]:
+    async def status(_: web.Request) -> web.Response:
+        return web.json_response(await board.describe())
+
+    async def prometheus(_: web.Request) -> web.Response:
+        text = metrics.render(await board.gauges())
+        return web.Response(text=text, headers={"Content-Type": CONTENT_TYPE})
+
+    return [web.get("/status", status), web.get("/metrics", prometheus)]
