@@ -141,14 +141,14 @@ class Finder:
 
     def status(self) -> dict[str, Any]:
         """What goes on, for people who ask."""
-        watch = [each.problem for each in self._watchers if each.problem is not None]
+        watch = (each.problem for each in self._watchers if each.problem is not None)
         return {
             "scanned": self.scanned.is_set(),
             "paused": self.paused,
             "receiving": len(self._open),
-            "watch": watch,
-            "problem_count": len(self.problems),
-            "problems": {
+            "watch_problem": "; ".join(watch),
+            "problems": len(self.problems),
+            "problem_list": {
                 path: {"code": error.code, "message": error.message}
                 for path, error in islice(self.problems.items(), _SHOWN)
             },

@@ -34,7 +34,7 @@ from daemon.journal.model import Announcement
 from daemon.journal.protocol import IntakeJournal
 from daemon.plan import Announcing, Broker
 from daemon.ports import Clock, Metrics
-from daemon.settings import Hooks
+from daemon.settings import Settings
 from pipeline.errors import DropoffError
 
 log = structlog.get_logger()
@@ -44,33 +44,34 @@ _CLOSE_SECONDS = 5.0
 
 
 class HookServer:
-    """Answers hooks; use it as an async context manager, or :meth:`start` and :meth:`aclose`.
+    """Answers hooks while :meth:`run` runs; or use it as an async context manager.
 
     Args:
-        hooks: Where to listen, and how long an answer may take.
-        study_key: The metadata key that holds the study's UUID.
+        settings: Where to listen, how long an answer may take, where the study's UUID is.
         broker: Says whether an upload may be.
         journal: Remembers what was let through before the answer goes out.
-        lookout: Gets the hints of hooks that come over HTTP.
         metrics: Gets a ``hook`` line for each.
-        routes: Whatever else is served there, such as ``/status`` and ``/metrics``.
         clock: Seconds since the epoch.
+        lookout: Gets the hints of other hooks that come over HTTP; None: they are left to the
+            rescan.
+        routes: Whatever else is served there, such as ``/status`` and ``/metrics``.
     """
 
     def __init__(  # noqa: PLR0913 - each is a part of the service that it stands on
         self,
-        hooks: Hooks,
-        study_key: str,
+        settings: Settings,
         broker: Broker,
         journal: IntakeJournal,
-        *,
-        lookout: Lookout,
         metrics: Metrics,
-        routes: Sequence[web.RouteDef] = (),
         clock: Clock = time.time,
+        *,
+        lookout: Lookout | None = None,
+        routes: Sequence[web.RouteDef] = (),
     ) -> None:
-        self._hooks = hooks
-        self._study_key = study_key
+        self.ready = asyncio.Event()
+        """Set while it listens."""
+        self._hooks = settings.hooks
+        self._study_key = settings.uploads.study_key
         self._broker = broker
         self._journal = journal
         self._lookout = lookout
@@ -80,6 +81,11 @@ class HookServer:
         self._runner: web.AppRunner | None = None
         self._place: tuple[int, int] | None = None
         self._remembering: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> None:
+        """Answer until cancelled. Raises ConfigError where an address can't be had."""
+        async with self:
+            await asyncio.Event().wait()
 
     async def start(self) -> None:
         """Listen. Raises ConfigError where an address is taken or can't be had."""
@@ -105,9 +111,11 @@ class HookServer:
         except BaseException:
             await self.aclose()
             raise
+        self.ready.set()
 
     async def aclose(self) -> None:
         """Stop listening; answers that are on their way are let through for a moment."""
+        self.ready.clear()
         runner, self._runner = self._runner, None
         if runner is not None:
             place, self._place = self._place, None
@@ -153,7 +161,8 @@ class HookServer:
 
     async def _hint(self, event: Event, began: float) -> web.Response:
         try:
-            await follow(self._lookout, [event])
+            if self._lookout is not None:
+                await follow(self._lookout, [event])
         except DropoffError as error:
             self._record(began, "failed", hook=event.hook, error_code=error.code)
             return web.Response(status=503, text=unavailable().line)

@@ -203,7 +203,11 @@ def prepare(directory: Path) -> None:
             each.mkdir(parents=True)
         except FileExistsError:
             continue
-        each.chmod(MODE)
+        try:
+            each.chmod(MODE)
+        except PermissionError:
+            # A hardened unit forbids the group bit; there, tmpfiles.d made the directories before.
+            each.chmod(MODE & 0o777)
 
 
 def _quietly(step: Callable[[Path], None]) -> Callable[[Path], None]:

@@ -1,0 +1,54 @@
+"""All of intake but pre-create: what finds uploads, and what hooks say of them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable
+from typing import Any
+
+from daemon.intake.finder import Finder
+from daemon.intake.spool import Spool
+from daemon.journal.protocol import IntakeJournal
+from daemon.ports import Clock, Metrics
+from daemon.settings import Settings
+
+
+class Intake:
+    """Finds uploads until it is cancelled. Hooks over HTTP give it their hints, too."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        journal: IntakeJournal,
+        metrics: Metrics,
+        clock: Clock = time.time,
+    ) -> None:
+        self._finder = Finder(settings.uploads, journal, metrics, clock)
+        self._spool = Spool(settings.spool, self._finder, metrics)
+
+    @property
+    def scanned(self) -> asyncio.Event:
+        """Set once everything on disk was looked at for the first time."""
+        return self._finder.scanned
+
+    async def run(self) -> None:
+        """Take in until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._finder.run())
+            group.create_task(self._spool.run())
+
+    async def check(self, tus_ids: Iterable[str]) -> None:
+        """Look at these uploads now. Raises StateFullError."""
+        await self._finder.check(tus_ids)
+
+    async def terminated(self, tus_id: str) -> None:
+        """The client took an upload back. Raises StateFullError."""
+        await self._finder.terminated(tus_id)
+
+    def describe(self) -> dict[str, Any]:
+        """How it is, for ``dropoffd status``."""
+        return self._finder.status() | {
+            "spool_failed": self._spool.failed,
+            "spool_problem": self._spool.problem or "",
+        }
