@@ -13,6 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from daemon.cli.options import add_json
+from daemon.observe.lines import harmless
+
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 _LONGEST_PASSPHRASE = 4096
 
@@ -32,6 +35,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         type=Path,
         help="protect the secret key by the first line of this file (crypt4gh only)",
     )
+    add_json(keygen)
     keygen.set_defaults(run=keygen_command)
 
     decrypt = commands.add_parser(
@@ -61,20 +65,22 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 def keygen_command(arguments: argparse.Namespace) -> int:
     """Run `dropoffd keygen`."""
     # Here and below: imported when it runs, so that `dropoffd --help` is quick.
+    from daemon.cli.output import print_json  # noqa: PLC0415 - see above
     from pipeline.envelope.age_keys import age_generate  # noqa: PLC0415 - see above
     from pipeline.envelope.keyfiles import write_pair  # noqa: PLC0415 - see above
     from pipeline.envelope.keys import crypt4gh_generate  # noqa: PLC0415 - see above
 
     passphrase_file: Path | None = arguments.passphrase_file
     if arguments.format != "crypt4gh" and passphrase_file is not None:
-        return _say("only crypt4gh keys can have a passphrase", 2)
-    try:
-        passphrase = None if passphrase_file is None else _read_passphrase(passphrase_file)
-        pair = age_generate() if arguments.format == "age" else crypt4gh_generate(passphrase)
-        for path in write_pair(pair, arguments.file):
-            sys.stdout.write(f"{path}\n")
-    except OSError as error:
-        return _say(_describe(error), 1)
+        _say("only crypt4gh keys can have a passphrase")
+        return 2
+    passphrase = None if passphrase_file is None else _read_passphrase(passphrase_file)
+    pair = age_generate() if arguments.format == "age" else crypt4gh_generate(passphrase)
+    secret, public = write_pair(pair, arguments.file)
+    if arguments.json:
+        print_json({"format": arguments.format, "secret": str(secret), "public": str(public)})
+    else:
+        sys.stdout.write(f"{secret}\n{public}\n")
     return 0
 
 
@@ -84,19 +90,14 @@ def decrypt_command(arguments: argparse.Namespace) -> int:
     from pipeline.envelope.keyfiles import read_secret  # noqa: PLC0415 - see above
     from pipeline.envelope.opening import open_sealed  # noqa: PLC0415 - see above
 
-    try:
-        receipt = None if arguments.receipt is None else receipts.read(arguments.receipt)
-        _warn_if_open(arguments.key)
-        secret = read_secret(arguments.key, _passphrase(arguments.key, arguments.passphrase_file))
-        with _source(arguments.file) as source:
-            plaintext = open_sealed(source, secret, receipt)
-            with _output(arguments.output) as output:
-                for piece in plaintext:
-                    output.write(piece)
-    except BrokenPipeError:
-        return _closed_pipe()
-    except OSError as error:
-        return _say(_describe(error), 1)
+    receipt = None if arguments.receipt is None else receipts.read(arguments.receipt)
+    _warn_if_open(arguments.key)
+    secret = read_secret(arguments.key, _passphrase(arguments.key, arguments.passphrase_file))
+    with _source(arguments.file) as source:
+        plaintext = open_sealed(source, secret, receipt)
+        with _output(arguments.output) as output:
+            for piece in plaintext:
+                output.write(piece)
     return 0
 
 
@@ -171,22 +172,8 @@ def _read_passphrase(path: Path) -> bytes:
 def _warn_if_open(path: Path) -> None:
     mode = stat.S_IMODE(path.stat().st_mode)
     if mode & _OTHERS:
-        _say(f"warning: {path} can be used by others (mode {mode:04o})", 0)
+        _say(f"warning: {path} can be used by others (mode {mode:04o})")
 
 
-def _closed_pipe() -> int:
-    """Who read our output went away: no message, and none from Python's own flush at its end."""
-    null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, sys.stdout.fileno())
-    os.close(null)
-    return 1
-
-
-def _describe(error: OSError) -> str:
-    reason = error.strerror or str(error)
-    return reason if error.filename is None else f"{error.filename}: {reason}"
-
-
-def _say(message: str, code: int) -> int:
-    sys.stderr.write(f"dropoffd: {message}\n")
-    return code
+def _say(message: str) -> None:
+    sys.stderr.write(f"dropoffd: {harmless(message)}\n")

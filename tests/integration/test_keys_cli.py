@@ -22,33 +22,21 @@ from tests.peers.cache import tool
 MIB = 1024 * 1024
 PLAINTEXT = os.urandom(2 * MIB + 17)
 
-# The two commands alone: what they do, apart from the rest of the command line.
-PROGRAM = """
-import argparse, sys
-from daemon.cli import keys
-from pipeline.errors import DropoffError
-parser = argparse.ArgumentParser(prog="dropoffd")
-keys.add(parser.add_subparsers(required=True))
-arguments = parser.parse_args()
-try:
-    sys.exit(arguments.run(arguments))
-except DropoffError as error:
-    print(f"dropoffd: {error.code}: {error.message}", file=sys.stderr)
-    sys.exit(1)
-"""
-
 Result = subprocess.CompletedProcess[bytes]
 
 
 def dropoffd(*arguments: object, input: bytes = b"") -> Result:  # noqa: A002 - as subprocess.run calls it
-    command = [sys.executable, "-c", PROGRAM, *map(str, arguments)]
+    command = [sys.executable, "-m", "daemon", *map(str, arguments)]
     return subprocess.run(command, input=input, capture_output=True, check=False, timeout=60)
 
 
 def limited(*arguments: object, memory: int, source: Path) -> Result:
     """With no more than ``memory`` bytes of address space."""
-    import_limit = f"import resource; resource.setrlimit(resource.RLIMIT_AS, ({memory}, {memory}))"
-    command = [sys.executable, "-c", f"{import_limit}\n{PROGRAM}", *map(str, arguments)]
+    program = (
+        f"import resource; resource.setrlimit(resource.RLIMIT_AS, ({memory}, {memory}))\n"
+        "import sys; from daemon.cli import main; sys.exit(main())"
+    )
+    command = [sys.executable, "-c", program, *map(str, arguments)]
     with source.open("rb") as stdin:
         return subprocess.run(command, stdin=stdin, capture_output=True, check=False, timeout=100)
 
@@ -96,6 +84,15 @@ def test_keygen_writes_a_pair_and_says_where(tmp_path: Path) -> None:
     assert result.returncode == 0
     assert result.stdout.decode().split() == [str(tmp_path / "mine"), str(tmp_path / "mine.pub")]
     assert stat.S_IMODE((tmp_path / "mine").stat().st_mode) == 0o600
+
+
+def test_scripts_get_the_paths_as_json(tmp_path: Path) -> None:
+    result = dropoffd("keygen", "age", tmp_path / "mine", "--json")
+    assert json.loads(result.stdout) == {
+        "format": "age",
+        "secret": str(tmp_path / "mine"),
+        "public": str(tmp_path / "mine.pub"),
+    }
 
 
 @pytest.mark.parametrize("there", ["key", "key.pub"])
@@ -297,7 +294,7 @@ def test_a_full_disk_is_no_traceback(key: Path, sealed: Path) -> None:
 
 
 def test_a_closed_pipe_is_no_traceback(key: Path, sealed: Path) -> None:
-    command = [sys.executable, "-c", PROGRAM, "decrypt", str(sealed), "--key", str(key)]
+    command = [sys.executable, "-m", "daemon", "decrypt", str(sealed), "--key", str(key)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stderr is not None
