@@ -37,6 +37,10 @@ class Made(NamedTuple):
     fingerprints: tuple[str, ...]
     """Of the recipients' public keys, in their order, each once."""
 
+    def __repr__(self) -> str:
+        """Without the session key."""
+        return f"Made(header={len(self.header)} bytes, fingerprints={self.fingerprints!r})"
+
 
 class Sealer(Protocol):
     """Seals the segments of one upload; holds the cipher, so make one for many calls."""

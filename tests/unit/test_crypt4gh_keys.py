@@ -228,6 +228,9 @@ def test_keys_are_not_shown_by_repr() -> None:
     pair = crypt4gh_generate()
     assert pair.secret.splitlines()[1] not in repr(pair)
     assert "raw" not in repr(SecretKey("crypt4gh", bytes(32)))
+    made = envelope.by_format("crypt4gh").make([pair.public])
+    assert "key=" not in repr(made)
+    assert repr(made.key) not in repr(made)
 
 
 def test_only_its_owner_can_read_the_secret_key(tmp_path: Path) -> None:
