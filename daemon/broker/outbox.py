@@ -39,17 +39,29 @@ class Outbox:
     the API is away all reports wait together, and one at a time tries whether it is back.
 
     It is a :class:`~daemon.journal.protocol.Listener` of the journal.
+
+    Args:
+        journal: Where the reports are.
+        api: Who takes them.
+        metrics: One ``report`` line for each try.
+        clock: As ``time.time``.
+        backoff: Between tries; 1 s to 5 min unless given.
     """
 
     def __init__(
-        self, journal: OutboxJournal, api: Reporter, metrics: Metrics, clock: Clock
+        self,
+        journal: OutboxJournal,
+        api: Reporter,
+        metrics: Metrics,
+        clock: Clock,
+        backoff: Backoff | None = None,
     ) -> None:
         self._journal = journal
         self._api = api
         self._metrics = metrics
         self._clock = clock
         self._log = structlog.get_logger(__name__)
-        self._backoff = Backoff(FIRST_PAUSE, LONGEST_PAUSE)
+        self._backoff = backoff or Backoff(FIRST_PAUSE, LONGEST_PAUSE)
         self._circuit = Circuit(self._backoff, clock)
         self._sending: set[str] = set()
         self._tried_last: str | None = None
@@ -121,10 +133,11 @@ class Outbox:
     async def _pause(self) -> float:
         """How long nothing will be due unless something wakes us."""
         if not self._circuit.closed:
-            # A try that is on its way wakes us; a poke then needn't.
             remaining = self._circuit.remaining()
-            if self._sending or remaining > 0:
-                return max(remaining, FIRST_PAUSE)
+            if self._sending:  # what is on its way wakes us
+                return _LOOK_AGAIN
+            if remaining > 0:
+                return remaining
         if len(self._sending) >= AT_ONCE:
             return _LOOK_AGAIN
         due = await self._journal.next_report_at()
