@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from base64 import b64encode
 from pathlib import Path
 
@@ -79,6 +80,21 @@ def lay_out(uploads: Path, name: str, size: int) -> None:
     (uploads / f"{name}.info").write_text(json.dumps(info))
 
 
+def make_holes(file: Path, size: int) -> None:
+    """A file of that size which takes no room."""
+    with file.open("wb") as data:
+        data.truncate(size)
+
+
 def receipts(made: Dropoffd) -> int:
     """How many uploads are stored and verified."""
     return len(list((made.state / "receipts").glob("*.json")))
+
+
+def wait_for_receipts(made: Dropoffd, count: int, timeout: float = 600.0) -> None:
+    """Until that many uploads are stored. Raises RuntimeError where it takes too long."""
+    deadline = time.monotonic() + timeout
+    while receipts(made) < count:
+        if not made.running or time.monotonic() > deadline:
+            raise RuntimeError(f"no receipt for upload {count}: {made.tail()}")
+        time.sleep(0.005)

@@ -9,7 +9,6 @@ second: PSS counts a page that processes share once in all, RSS once for each of
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
 import sys
 import tempfile
@@ -82,13 +81,9 @@ def _watched(daemon: Dropoffd, uploads: int, size: int) -> Report:
         begun = time.monotonic()
         for number in range(uploads):
             name = f"{number:032x}"
-            with (daemon.uploads / name).open("wb") as data:
-                os.truncate(data.fileno(), size)
+            laid_out.make_holes(daemon.uploads / name, size)
             laid_out.lay_out(daemon.uploads, name, size)
-        while laid_out.receipts(daemon) < uploads:
-            if not daemon.running or time.monotonic() - begun > 60 + uploads * size / 2e7:
-                raise RuntimeError(f"not all were stored: {daemon.tail()}")
-            time.sleep(0.02)
+        laid_out.wait_for_receipts(daemon, uploads, 60 + uploads * size / 2e7)
         seconds = time.monotonic() - begun
         spent = cpu_seconds(family(daemon.pid)) - before
     return Report(
