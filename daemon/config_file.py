@@ -243,8 +243,8 @@ def _set_aside_later(found: dict[str, Any], issues: Issues) -> None:
     """Destinations of a type that is to come: told once, and not key by key."""
     tables = found.get("destinations")
     for name, table in tables.items() if isinstance(tables, dict) else ():
-        if isinstance(table, dict) and table.get("type") in {"webdav", "sftp"}:
-            kind = table["type"]
+        kind = table.get("type") if isinstance(table, dict) else None
+        if kind in ("webdav", "sftp"):
             table.clear()
             issues.add(
                 ("destinations", name, "type"),

@@ -107,17 +107,13 @@ def _read(path: Path, forbidden: int) -> str | None:
         return None
     except OSError as error:
         raise ConfigError(f"{path}: can't be read: {error.strerror}") from None
-    with open(descriptor, "rb") as file:  # noqa: PTH123 - a descriptor has no path
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise ConfigError(f"{path}: expected a plain file")
-        if status.st_mode & forbidden:
-            mode = stat.S_IMODE(status.st_mode)
-            raise ConfigError(
-                f"{path}: holds secrets and is open to others (mode {mode:04o}); "
-                f"expected: chmod 600 {path}"
-            )
-        content = file.read(MAX_SECRET + 1)
+    try:
+        _check_access(path, os.fstat(descriptor).st_mode, forbidden)
+        content = os.read(descriptor, MAX_SECRET + 1)
+    except OSError as error:
+        raise ConfigError(f"{path}: can't be read: {error.strerror}") from None
+    finally:
+        os.close(descriptor)
     if len(content) > MAX_SECRET:
         raise ConfigError(f"{path}: too long for a file of secrets, expected at most 64 KiB")
     try:
@@ -125,3 +121,13 @@ def _read(path: Path, forbidden: int) -> str | None:
         return content.decode()
     except UnicodeDecodeError:
         raise ConfigError(f"{path}: expected UTF-8 text") from None
+
+
+def _check_access(path: Path, mode: int, forbidden: int) -> None:
+    if not stat.S_ISREG(mode):
+        raise ConfigError(f"{path}: expected a plain file")
+    if mode & forbidden:
+        raise ConfigError(
+            f"{path}: holds secrets and is open to others (mode {stat.S_IMODE(mode):04o}); "
+            f"expected: chmod 600 {path}"
+        )

@@ -177,7 +177,7 @@ def _tables(status: Status) -> Iterator[tuple[str, tuple[Column, ...], list[tupl
     if status.deliveries:
         more = len(status.deliveries) - _SHOWN
         title = "Deliveries" + (f" ({more} more)" if more > 0 else "")
-        columns = (
+        columns: tuple[Column, ...] = (
             Column("UPLOAD", keep=True),
             Column("DESTINATION", keep=True),
             Column("THERE", right=True, keep=True),
