@@ -20,9 +20,8 @@ from daemon.broker.broker import StudyBroker
 from daemon.broker.client import ApiClient
 from daemon.broker.outbox import Outbox
 from daemon.errors import ConfigError, StateFullError
-from daemon.intake.finder import Finder
 from daemon.intake.hooks import HookServer
-from daemon.intake.spool import Spool
+from daemon.intake.intake import Intake
 from daemon.journal.model import UploadState
 from daemon.journal.sqlite import SqliteJournal
 from daemon.notify import Notifier
@@ -59,8 +58,7 @@ class Parts:
     conductor: Conductor
     outbox: Outbox | None
     """None where no REST API is configured."""
-    finder: Finder
-    spool: Spool
+    intake: Intake
     hooks: HookServer
 
 
@@ -118,8 +116,7 @@ class Service:
         if client is not None:
             outbox = Outbox(journal, client, metrics, clock)
             journal.listen(outbox)
-        finder = Finder(settings.uploads, journal, metrics, clock)
-        spool = Spool(settings.spool, finder, metrics)
+        intake = Intake(settings, journal, metrics, clock)
         board = StatusBoard(
             journal=journal,
             settings=settings,
@@ -128,29 +125,28 @@ class Service:
             active=context.active,
             parts={
                 "api": lambda: _api_state(settings, outbox, client),
-                "intake": lambda: _intake_state(finder, spool),
-                "workers": workers.describe,
+                "intake": intake.describe,
+                "workers": lambda: [{"pid": pid} for pid in workers.pids],
             },
             stopping=self._stop.is_set,
         )
         hooks = HookServer(
-            settings.hooks,
-            settings.uploads.study_key,
+            settings,
             broker,
             journal,
-            lookout=finder,
-            metrics=metrics,
+            metrics,
+            clock,
+            lookout=intake,
             routes=_routes(board, metrics),
-            clock=clock,
         )
-        return Parts(journal, conductor, outbox, finder, spool, hooks)
+        return Parts(journal, conductor, outbox, intake, hooks)
 
     async def _serve(self, parts: Parts) -> None:
         """Run the parts until told to stop; then end them, those that take work in first."""
         async with AsyncExitStack() as answering, asyncio.TaskGroup() as group:
             # Clients wait for hooks, so these are answered before anything else is looked at.
             await answering.enter_async_context(parts.hooks)
-            taking_in = [group.create_task(part.run()) for part in (parts.finder, parts.spool)]
+            taking_in = group.create_task(parts.intake.run())
             conducting = group.create_task(parts.conductor.run())
             others = [
                 group.create_task(self._keep_house(parts.journal)),
@@ -164,8 +160,7 @@ class Service:
             self._log.info("stopping")
             self._notifier.stopping("finishing or parking what is in flight")
             await answering.aclose()
-            for task in taking_in:
-                task.cancel()
+            taking_in.cancel()
             parts.conductor.stop()
             await asyncio.wait([conducting])
             for task in others:
@@ -214,10 +209,6 @@ def _make_places(settings: Settings) -> None:
         settings.hooks.socket.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"{error.filename} can't be made: {error.strerror}") from error
-
-
-def _intake_state(finder: Finder, spool: Spool) -> dict[str, Any]:
-    return {**finder.status(), "spool_failed": spool.failed, "spool_problem": spool.problem}
 
 
 def _api_state(
