@@ -96,12 +96,12 @@ def prepare(directory: Path) -> sqlite3.Connection:
     try:
         connection = connect(path)
     except sqlite3.Error as error:
-        raise _opening_failed(path, error) from error
+        raise opening_failed(path, error) from error
     try:
         _migrate(path, connection)
     except sqlite3.Error as error:
         connection.close()
-        raise _opening_failed(path, error) from error
+        raise opening_failed(path, error) from error
     except ConfigError:
         connection.close()
         raise
@@ -129,7 +129,7 @@ def lock(directory: Path) -> int:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise _not_accessible(path, error) from error
+        raise not_accessible(path, error) from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -148,7 +148,7 @@ def _create(path: Path) -> None:
     except FileExistsError:
         return
     except OSError as error:
-        raise _not_accessible(path, error) from error
+        raise not_accessible(path, error) from error
 
 
 def _migrate(path: Path, connection: sqlite3.Connection) -> None:
@@ -163,14 +163,16 @@ def _migrate(path: Path, connection: sqlite3.Connection) -> None:
         version = following
 
 
-def _opening_failed(path: Path, error: sqlite3.Error) -> ConfigError | StateFullError:
+def opening_failed(path: Path, error: sqlite3.Error) -> ConfigError | StateFullError:
+    """The error for a database that can't be opened."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code in {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_NOMEM}:
         return state_full(error)
     return ConfigError(f"{path} can't be used as the journal: {error}")
 
 
-def _not_accessible(path: Path, error: OSError) -> ConfigError | StateFullError:
+def not_accessible(path: Path, error: OSError) -> ConfigError | StateFullError:
+    """The error for a file of the state directory that can't be opened or made."""
     if error.errno in _NO_SPACE:
         return state_full(error)
     return ConfigError(f"[state] directory: {path} can't be opened: {error.strerror}")

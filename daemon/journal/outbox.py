@@ -86,6 +86,7 @@ def park(tx: Transaction, report: str, error: Error) -> None:
         "UPDATE reports SET status = 'parked', attempts = attempts + 1, error = ? WHERE id = ?",
         (text_of(error), report),
     )
+    tx.handed.reports.discard(report)
     refresh_due(tx, row["upload"])
 
 

@@ -12,7 +12,15 @@ from pathlib import Path
 from typing import Any, Self
 
 from daemon.journal import deliveries, intake, operators, outbox, processing
-from daemon.journal.database import DATABASE_FILE, connect, connect_readonly, lock, prepare
+from daemon.journal.database import (
+    DATABASE_FILE,
+    connect,
+    connect_readonly,
+    lock,
+    not_accessible,
+    opening_failed,
+    prepare,
+)
 from daemon.journal.model import (
     Announcement,
     Attempt,
@@ -33,7 +41,7 @@ from daemon.journal.protocol import Listener
 from daemon.journal.readers import Readers
 from daemon.journal.readonly import ReadonlyJournal
 from daemon.journal.transaction import Handed, Transaction, get_upload
-from daemon.journal.wrapping import Wrapper, load_key
+from daemon.journal.wrapping import KEY_FILE, Wrapper, load_key
 from daemon.journal.writer import Writer
 from daemon.ports import Clock
 from pipeline.messages import StoredObject, StoredPart
@@ -285,21 +293,28 @@ class SqliteJournal:
 
 
 def _open(directory: Path, clock: Clock) -> tuple[int, Transaction, Readers]:
+    path = directory / DATABASE_FILE
     with contextlib.ExitStack() as undo:
         claim = lock(directory)
         undo.callback(os.close, claim)
         connection = prepare(directory)
         undo.callback(connection.close)
-        wrapper = _wrapper(directory, connection)
-        readers = Readers(lambda: connect_readonly(directory / DATABASE_FILE))
-        opened_at = connection.execute("SELECT coalesce(max(number), 0) FROM reports").fetchone()[0]
+        try:
+            wrapper = _wrapper(directory, connection)
+            last = connection.execute("SELECT coalesce(max(number), 0) FROM reports").fetchone()
+            readers = Readers(lambda: connect_readonly(path))
+        except sqlite3.Error as error:
+            raise opening_failed(path, error) from error
         undo.pop_all()
-    return claim, Transaction(connection, wrapper, Handed(opened_at), clock), readers
+    return claim, Transaction(connection, wrapper, Handed(last[0]), clock), readers
 
 
 def _wrapper(directory: Path, connection: sqlite3.Connection) -> Wrapper:
     wrapped = processing.any_wrapped(connection)
-    wrapper = Wrapper(load_key(directory, needed=wrapped is not None))
+    try:
+        wrapper = Wrapper(load_key(directory, needed=wrapped is not None))
+    except OSError as error:
+        raise not_accessible(directory / KEY_FILE, error) from error
     if wrapped is not None:
         wrapper.unwrap(*wrapped)
     return wrapper

@@ -138,6 +138,10 @@ class Writer:
             self._transaction.connection.close()
         self._transaction.connection = self._reconnect()
         self._broken = False
+        # Where space is short, what the WAL holds many times over fits into the database; the
+        # WAL is then written from its start again.
+        with contextlib.suppress(sqlite3.Error):
+            self._transaction.connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
 
     def _settle(self, calls: Sequence[_Call]) -> None:
         for call in calls:
