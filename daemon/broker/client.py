@@ -6,7 +6,7 @@ import asyncio
 import ssl
 from http import HTTPStatus
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import aiohttp
 import msgspec
@@ -21,6 +21,7 @@ from daemon.errors import ApiRefusedError, ApiUnreachableError, ConfigError
 from daemon.plan import Announcing
 from daemon.ports import Clock
 from daemon.settings import Api
+from pipeline.discreet import Discreet
 
 MAX_ANSWER = 1024 * 1024
 MAX_ID = 200
@@ -31,8 +32,10 @@ _AWAY = frozenset({408, 425, 429})
 """Statuses of 4xx that say "not now"."""
 
 
-class Answer(msgspec.Struct, frozen=True, kw_only=True):
+class Answer(Discreet, frozen=True, kw_only=True):
     """What came back for one try."""
+
+    HIDDEN: ClassVar[frozenset[str]] = frozenset({"body"})  # a plan may hold credentials
 
     status: int
     body: bytes

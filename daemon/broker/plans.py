@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import msgspec
 
@@ -14,6 +14,7 @@ from daemon.config_checks import object_path_problem
 from daemon.errors import PlanError, StudyRefusedError
 from daemon.plan import Plan, PlannedDestination
 from daemon.settings import Destination
+from pipeline.discreet import Discreet
 from pipeline.messages import DestinationSpec, EnvelopeFormat, VerifyMode
 
 MAX_TEMPLATE = 512
@@ -27,11 +28,13 @@ _CREDENTIAL = re.compile(r"[\x21-\x7e]{1,4096}")
 _Text = Annotated[str, msgspec.Meta(max_length=65536)]
 
 
-class _Destination(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class _Destination(Discreet, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Either ``use``, or a storage described in full.
 
     A field that isn't known here is not ignored: it might say where the data must not go.
     """
+
+    HIDDEN: ClassVar[frozenset[str]] = frozenset({"access_key", "secret_key", "session_token"})
 
     use: _Text | None = None
     path: _Text | None = None
