@@ -295,6 +295,7 @@ func main() {
 	service := &http.Server{
 		Handler:           &server{Uploads: map[string]*upload{}, Objects: map[string]*object{}},
 		ReadHeaderTimeout: 10 * time.Second,
+		IdleTimeout:       10 * time.Minute,
 		TLSNextProto:      map[string]func(*http.Server, *tls.Conn, http.Handler){},
 	}
 	if *certificate != "" {
