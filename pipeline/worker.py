@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import gc
 import os
 import signal
 import socket
@@ -41,6 +42,8 @@ IDLE_DESTINATIONS: Final = 16
 """Storages that are kept open without a job."""
 CLOSING: Final = 1.0
 """Seconds to say goodbye to storages before the process ends."""
+IDLE_AFTER: Final = 1.0
+"""Seconds without a job after which free memory goes back to the system."""
 _PR_SET_PDEATHSIG: Final = 1
 
 
@@ -89,6 +92,7 @@ class Worker:
         self._channel = channel
         self._destinations = destinations
         self._running: dict[int, asyncio.Task[None]] = {}
+        self._tidying: asyncio.TimerHandle | None = None
 
     async def run(self) -> None:
         """Work until the daemon is gone; what is under way then is cancelled."""
@@ -109,7 +113,18 @@ class Worker:
     def _start(self, frame: JobFrame, fd: int | None) -> None:
         task = asyncio.create_task(self._work(frame, fd))
         self._running[frame.id] = task
-        task.add_done_callback(lambda _: self._running.pop(frame.id))
+        task.add_done_callback(lambda _: self._finished(frame.id))
+
+    def _finished(self, number: int) -> None:
+        del self._running[number]
+        if self._tidying is not None:
+            self._tidying.cancel()
+        self._tidying = asyncio.get_running_loop().call_later(IDLE_AFTER, self._tidy)
+
+    def _tidy(self) -> None:
+        if not self._running:
+            gc.collect()
+            _libc("malloc_trim", 0)
 
     async def _work(self, frame: JobFrame, fd: int | None) -> None:
         """Do one job and send its result, which there is in any case."""
@@ -160,8 +175,13 @@ def _complain(text: str) -> None:
 
 def _die_with_parent() -> None:
     """Have the kernel end this process with the daemon, should the channel's end not do."""
+    _libc("prctl", _PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _libc(name: str, *arguments: int) -> None:
+    """Call a function of the C library, where it has that one."""
     with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        getattr(ctypes.CDLL(None), name)(*arguments)
 
 
 async def _serve(sock: socket.socket) -> NoReturn:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from functools import lru_cache
@@ -61,6 +60,7 @@ class S3Client:
         self._stack = contextlib.AsyncExitStack()
         self._client: Any = None
         self._session: aiohttp.ClientSession | None = None
+        self._proxies: dict[str, str | None] = {}
 
     async def call(self, operation: str, **parameters: object) -> dict[str, Any]:
         """Call an operation of botocore's client by its method's name."""
@@ -187,22 +187,23 @@ class S3Client:
             self._session = await stack.enter_async_context(self._http_session())
             self._client = client
             self._stack = stack.pop_all()
-        gc.collect()  # the models' making leaves more behind than they keep
 
     def _http_session(self) -> aiohttp.ClientSession:
-        context = ssl.create_default_context(cafile=self._spec.ca_file or None)
+        secure = not self._spec.endpoint.startswith("http:")
+        trust = ssl.create_default_context(cafile=self._spec.ca_file or None) if secure else True
         return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=CONNECTIONS, ssl=context),
+            connector=aiohttp.TCPConnector(limit=CONNECTIONS, ssl=trust),
             timeout=aiohttp.ClientTimeout(
                 total=None, sock_connect=CONNECT_TIMEOUT, sock_read=SILENCE_TIMEOUT
             ),
             auto_decompress=False,
         )
 
-    @staticmethod
-    def _proxy(url: URL) -> str | None:
-        proxies: dict[str, str] = get_environ_proxies(str(url.origin()))
-        return proxies.get(url.scheme)
+    def _proxy(self, url: URL) -> str | None:
+        origin = str(url.origin())
+        if origin not in self._proxies:
+            self._proxies[origin] = get_environ_proxies(origin).get(url.scheme)
+        return self._proxies[origin]
 
 
 class _Feed:
