@@ -107,7 +107,7 @@ class Walk:
                     if steps % _STEPS == 0:
                         yield None
                     name = entry.name
-                    if name.endswith(INFO_SUFFIX):
+                    if name.endswith(INFO_SUFFIX) and name != INFO_SUFFIX:
                         self.infos += 1
                         if not self._is_settled(prefix + name, entry):
                             yield prefix + name.removesuffix(INFO_SUFFIX)
