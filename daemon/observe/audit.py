@@ -33,6 +33,8 @@ RECOVERED = "recovered"
 """The action of the entry that follows a torn line."""
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_BEGINNING = b'{"ts":"'
+"""Of each entry."""
 _BLOCK = 64 * 1024
 _MAX_LINE = 1024 * 1024
 """Far over what an entry may have: what is longer was not written by us."""
@@ -124,12 +126,11 @@ def _verify(file: BinaryIO, path: Path) -> int:
     entries = 0
     before = FIRST
     torn: list[bytes] = []
-    number = 0
     for number, line in enumerate(_lines(file), start=1):
         link = _link(line)
         if link is None:
             torn.append(line)
-            if len(torn) > _MAX_TORN_LINES:
+            if len(torn) > _MAX_TORN_LINES or not _may_be_torn(line):
                 raise AuditBrokenError(f"{path}:{number}: not an entry of the audit log")
             continue
         if torn and (link.action != RECOVERED or link.resumes != before):
@@ -139,8 +140,6 @@ def _verify(file: BinaryIO, path: Path) -> int:
         before = _digest(line)
         torn.clear()
         entries += 1
-    if torn and _ends_a_line(file):
-        raise AuditBrokenError(f"{path}:{number}: not an entry of the audit log")
     return entries
 
 
@@ -152,9 +151,10 @@ def _lines(file: BinaryIO) -> Iterator[bytes]:
             line = file.readline(_MAX_LINE)
 
 
-def _ends_a_line(file: BinaryIO) -> bool:
-    file.seek(-1, os.SEEK_END)
-    return file.read(1) == b"\n"
+def _may_be_torn(line: bytes) -> bool:
+    """Whether it is the beginning of an entry, or zeros, which a power loss may leave for one."""
+    begun = line.rstrip(b"\0")
+    return begun[: len(_BEGINNING)] == _BEGINNING[: len(begun)]
 
 
 class _End(msgspec.Struct, frozen=True, kw_only=True):

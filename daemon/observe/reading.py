@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -64,28 +64,33 @@ def parse(line: bytes) -> Record | None:
 
 def follow(
     path: Path, since: float | None = None, *, sleep: Callable[[float], object] = time.sleep
-) -> Iterator[Record]:
+) -> Generator[Record, None, None]:
     """Records as they are written, for ever; first the last few, or those from ``since`` on.
 
     Goes along with rotation, and waits for a file that isn't there yet.
     """
     least = "" if since is None else timestamp(since)
     file = _wait_for(path, sleep)
-    if since is None:
-        _skip_to_last(file)
-    rest = b""
-    while True:
-        block = file.read(_MAX_LINE)
-        if block:
-            *whole, rest = (rest + block).split(b"\n")
-            found = (parse(line) for line in whole)
-            yield from (record for record in found if record is not None and record["ts"] >= least)
-            rest = rest[-_MAX_LINE:]
-        elif _is_replaced(file, path):
-            file.close()
-            file, rest = _wait_for(path, sleep), b""
-        else:
-            sleep(_POLL_SECONDS)
+    try:
+        if since is None:
+            _skip_to_last(file)
+        rest = b""
+        while True:
+            block = file.read(_MAX_LINE)
+            if block:
+                *whole, rest = (rest + block).split(b"\n")
+                rest = rest[-_MAX_LINE:]
+                for line in whole:
+                    record = parse(line)
+                    if record is not None and record["ts"] >= least:
+                        yield record
+            elif _is_replaced(file, path):
+                file.close()
+                file, rest = _wait_for(path, sleep), b""
+            else:
+                sleep(_POLL_SECONDS)
+    finally:
+        file.close()
 
 
 def _lines(file: io.BufferedReader) -> Iterator[bytes]:
