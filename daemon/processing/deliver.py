@@ -10,7 +10,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
-from pipeline.delivery import spans
+import structlog
 
 from daemon.journal.model import (
     Attempt,
@@ -22,6 +22,7 @@ from daemon.journal.model import (
 )
 from daemon.processing.context import Context, OpenSource, Progress, StoppedError
 from daemon.tasks import run_all
+from pipeline.delivery import spans
 from pipeline.errors import (
     DropoffError,
     ForgottenError,
@@ -69,6 +70,7 @@ class DeliveryRun:
         delivery: Delivery,
         source: OpenSource,
     ) -> None:
+        self._log = structlog.get_logger(__name__)
         self._context = context
         self._journal = context.journal
         self._upload = upload
@@ -301,6 +303,14 @@ class DeliveryRun:
             next_at,
         )
         self._record("failed", attempt, None)
+        self._log.warning(
+            "delivery_failed",
+            destination=self._delivery.destination.name,
+            error_code=error.code,
+            error=error.message,
+            attempts=self._delivery.attempts,
+            again_in_seconds=round(next_at - now, 1) if again else None,
+        )
 
     def _try_again(self, error: DropoffError, now: float) -> bool:
         if isinstance(error, VerificationError):

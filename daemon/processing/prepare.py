@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pipeline.delivery import plan_parts
-
 from daemon.errors import StudyMissingError, StudyRefusedError
 from daemon.journal.model import Envelope, NewDelivery, Upload
 from daemon.plan import Announcing, Plan
 from daemon.processing.context import Context, OpenSource
 from daemon.processing.names import object_name
 from pipeline import envelope as envelopes
+from pipeline.delivery import plan_parts
 from pipeline.errors import SourceChangedError
 
 WHOLE_LIMIT = 8 * 1024 * 1024

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
+import structlog
+
 from daemon.journal.model import (
     Delivery,
     DeliveryState,
@@ -33,6 +35,7 @@ class UploadRun:
     def __init__(
         self, context: Context, upload: str, large: asyncio.Semaphore, digests: asyncio.Semaphore
     ) -> None:
+        self._log = structlog.get_logger(__name__)
         self._context = context
         self._journal = context.journal
         self._id = upload
@@ -140,6 +143,7 @@ class UploadRun:
         await asyncio.to_thread(keep_receipt, self._context.settings.state / "receipts", receipt)
         await self._journal.stored(upload.id, receipts.to_dict(receipt), now)
         self._record(upload, "ok", None)
+        self._log.info("upload_stored", size_bytes=upload.size)
 
     async def _clean_up(self, upload: Upload) -> float:
         """The source goes once the report is acknowledged and its time has come."""
@@ -177,6 +181,9 @@ class UploadRun:
         if error.retryable:
             next_at = self._context.clock() + self._context.backoff.delay(upload.attempts + 1)
             await self._journal.postpone(upload.id, told, next_at)
+            self._log.warning(
+                "upload_postponed", error_code=told.code, error=told.message, state=upload.state
+            )
             return next_at
         await self._fail(upload, told)
         return 0
@@ -184,6 +191,7 @@ class UploadRun:
     async def _fail(self, upload: Upload, error: Error) -> None:
         await self._journal.fail(upload.id, error, self._context.clock())
         self._record(upload, "failed", error)
+        self._log.error("upload_failed", error_code=error.code, error=error.message)
 
     def _record(self, upload: Upload, outcome: str, error: Error | None) -> None:
         now = self._context.clock()

@@ -22,7 +22,7 @@ class CountingProxy:
         self.endpoint = ""
         self.parts: Counter[int] = Counter()
         """Parts by number that the server said it has."""
-        self._upstream = yarl.URL(upstream)
+        self._upstream = upstream.rstrip("/")
         self._started = threading.Event()
         self._loop = asyncio.new_event_loop()
         self._stop: asyncio.Event | None = None
@@ -46,9 +46,9 @@ class CountingProxy:
         timeout = aiohttp.ClientTimeout(total=None)
         async with aiohttp.ClientSession(timeout=timeout, auto_decompress=False) as session:
             self._session = session
-            runner = web.AppRunner(app, access_log=None)
+            runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
             await runner.setup()
-            site = web.TCPSite(runner, "127.0.0.1", 0, shutdown_timeout=1)
+            site = web.TCPSite(runner, "127.0.0.1", 0)
             await site.start()
             self.endpoint = f"http://127.0.0.1:{runner.addresses[0][1]}"
             self._started.set()
@@ -56,7 +56,7 @@ class CountingProxy:
             await runner.cleanup()
 
     async def _pass(self, request: web.Request) -> web.StreamResponse:
-        url = yarl.URL(f"{self._upstream}{request.raw_path.lstrip('/')}", encoded=True)
+        url = yarl.URL(f"{self._upstream}{request.raw_path}", encoded=True)
         headers = {k: v for k, v in request.headers.items() if k.lower() not in HOP}
         body = self._body(request) if request.can_read_body else None
         try:
