@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from daemon.config_checks import (
-    age_lines,
     is_listen,
     object_path_problem,
     template_problem,
@@ -24,12 +23,13 @@ from daemon.config_file import (
     Key,
     PathsTable,
     PipelineTable,
-    StudyTable,
     UploadsTable,
+    absolute,
     describe,
     dotted,
     read,
 )
+from daemon.config_studies import StudyReader
 from daemon.credentials import Credentials, variable
 from daemon.errors import ConfigError
 from daemon.settings import (
@@ -39,7 +39,6 @@ from daemon.settings import (
     Hooks,
     Pipeline,
     Settings,
-    Study,
     Uploads,
 )
 from daemon.units import DURATION_EXAMPLE, parse_duration
@@ -48,7 +47,6 @@ from pipeline.messages import DestinationSpec
 SYSTEM_FILE = Path("/etc/dropoffd/config.toml")
 
 MAX_FILE = 4 * 1024 * 1024
-MAX_RECIPIENT = 64 * 1024
 MAX_SOCKET_PATH = 107
 """Bytes that the kernel takes as a Unix socket's path."""
 
@@ -57,7 +55,6 @@ SEGMENT = 64 * 1024
 MAX_PART = 5 * 1024**3
 MIN_MEMORY = 1024 * 1024
 
-_UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", re.ASCII)
 _DESTINATION_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", re.ASCII)
 
 
@@ -140,7 +137,9 @@ class _Builder:
             api=self._api(tables.api),
             pipeline=self._pipeline(tables.pipeline),
             destinations=destinations,
-            studies=self._studies(tables.studies, frozenset(destinations)),
+            studies=StudyReader(self._file, self._issues, frozenset(destinations)).read(
+                tables.studies
+            ),
         )
         self._check_variables(settings)
         self._check_apart(settings)
@@ -339,86 +338,11 @@ class _Builder:
             directory=str(self._path((*key, "directory"), table.directory)),
         )
 
-    def _studies(self, tables: dict[str, StudyTable], known: frozenset[str]) -> dict[str, Study]:
-        studies: dict[str, Study] = {}
-        for name, table in tables.items():
-            key = ("studies", name)
-            identifier = name.lower()
-            if not _UUID.fullmatch(name):
-                self._issues.add(key, "expected a UUID, as 8-4-4-4-12 hexadecimal digits")
-            elif identifier in studies:
-                self._issues.add(key, "there twice: a UUID's case makes no difference")
-            studies[identifier] = self._study(key, identifier, table, known)
-        return studies
-
-    def _study(self, key: Key, identifier: str, table: StudyTable, known: frozenset[str]) -> Study:
-        if not table.destinations:
-            self._issues.add((*key, "destinations"), "missing, expected at least one destination")
-        for destination in table.destinations:
-            if destination not in known:
-                listed = ", ".join(sorted(known)) or "none"
-                self._issues.add(
-                    (*key, "destinations"),
-                    f"{describe(destination)} is no destination; known: {listed}",
-                )
-        if len(set(table.destinations)) != len(table.destinations):
-            self._issues.add((*key, "destinations"), "names a destination twice")
-        recipients = self._recipients((*key, "recipients"), table)
-        if table.encrypt != "none" and not table.recipients:
-            self._issues.add(
-                (*key, "recipients"), f'missing, expected for encrypt = "{table.encrypt}"'
-            )
-        return Study(
-            id=identifier,
-            encrypt=table.encrypt,
-            recipients=recipients,
-            destinations=table.destinations,
-            open=table.open,
-            max_size=None if table.max_size is None else int(table.max_size),
-        )
-
-    def _recipients(self, key: Key, table: StudyTable) -> tuple[str, ...]:
-        found: list[str] = []
-        for entry in table.recipients:
-            if entry.startswith("age1"):
-                found.append(entry)
-            elif entry.startswith(("ssh-", "AGE-SECRET-KEY-", "-----BEGIN")):
-                self._issues.add(key, "found a key's text, expected key files or age1… recipients")
-            else:
-                text = self._recipient_file(key, entry)
-                found.extend(age_lines(text) if table.encrypt == "age" else (text,))
-        return tuple(found)
-
-    def _recipient_file(self, key: Key, entry: str) -> str:
-        path = self._path(key, entry)
-        try:
-            with path.open("rb") as file:
-                content = file.read(MAX_RECIPIENT + 1)
-        except OSError as error:
-            self._issues.add(
-                key, f"{path}: can't be read: {error.strerror}; expected a public key file"
-            )
-            return ""
-        try:
-            text = content.decode()
-        except UnicodeDecodeError:
-            text = ""
-        if not text.strip() or len(content) > MAX_RECIPIENT:
-            self._issues.add(key, f"{path}: expected the text of a public key")
-        # Nothing of a secret key may get any further, not even into a report's error.
-        if "PRIVATE KEY" in text or "SECRET-KEY" in text:
-            self._issues.add(key, f"{path}: holds a secret key, expected the public one")
-            return ""
-        return text
-
     def _secret(self, name: str) -> str:
         return self._credentials.get(name) if self._credentials is not None else ""
 
     def _path(self, key: Key, text: str) -> Path:
-        if not text or "\0" in text:
-            self._issues.add(key, "missing, expected a path")
-        # Without resolving links: the operator's path may be one on purpose.
-        return Path(os.path.normpath(self._file.parent / text.replace("\0", "")))
+        return absolute(self._file, self._issues, key, text)
 
     def _ca_file(self, key: Key, text: str) -> str:
         if not text:

@@ -71,9 +71,3 @@ def is_listen(text: str) -> bool:
     return (
         (plain or address) and port.isascii() and port.isdigit() and int(port) <= 65535  # noqa: PLR2004 - the last port
     )
-
-
-def age_lines(text: str) -> list[str]:
-    """The recipients of an age recipients file: one a line, ``#`` comments."""
-    lines = (line.strip() for line in text.splitlines())
-    return [line for line in lines if line and not line.startswith("#")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 import tomllib
 from collections.abc import Mapping
@@ -172,6 +173,14 @@ def read(file: Path, text: str, issues: Issues) -> File:
         raise ConfigError(f"{file}: not usable: too deeply nested") from None
     _set_aside_later(found, issues)
     return _table(File, found, (), issues)
+
+
+def absolute(file: Path, issues: Issues, key: Key, text: str) -> Path:
+    """The path that a text names: absolute, or from the file's directory on."""
+    if not text or "\0" in text:
+        issues.add(key, "missing, expected a path")
+    # Without resolving links: the operator's path may be one on purpose.
+    return Path(os.path.normpath(file.parent / text.replace("\0", "")))
 
 
 def dotted(key: Key) -> str:

@@ -57,6 +57,21 @@ class Health(msgspec.Struct):
     clock_skew_seconds: float | None = None
 
 
+class Intake(msgspec.Struct):
+    """How uploads are found."""
+
+    paused: bool = False
+    """No space is left for the journal."""
+    problems: int = 0
+    """Uploads that can't be taken as they lie there."""
+    problem_list: dict[str, Problem] = {}
+    """Some of them, by path."""
+    watch_problem: str = ""
+    spool_failed: int = 0
+    """Hooks' events that nobody understood."""
+    spool_problem: str = ""
+
+
 class Status(msgspec.Struct):
     """The whole daemon."""
 
@@ -68,7 +83,7 @@ class Status(msgspec.Struct):
     deliveries: list[ActiveDelivery] = []
     destinations: list[Health] = []
     api: Health | None = None
-    intake: dict[str, Any] = {}
+    intake: Intake = msgspec.field(default_factory=Intake)
     workers: list[dict[str, Any]] | dict[str, Any] = {}
 
 
@@ -164,9 +179,8 @@ def _lines(status: Status, bytes_per_second: float | None = None) -> Iterator[st
     yield f"reports    {_counts(status.reports)}"
     left = sum(max(0, way.size_bytes - way.stored_bytes) for way in status.deliveries)
     speed = "" if bytes_per_second is None else f", {output.rate(bytes_per_second)}"
-    yield f"in flight  {len(status.deliveries)} deliveries, {output.size(left)} to go{speed}"
-    if status.intake:
-        yield f"intake     {_facts(status.intake)}"
+    yield f"in flight  {len(status.deliveries)} under way, {output.size(left)} to go{speed}"
+    yield f"intake     {_intake(status.intake)}"
     if isinstance(status.workers, list):
         yield f"workers    {len(status.workers)}"
     elif status.workers:
@@ -187,6 +201,13 @@ def _tables(status: Status) -> Iterator[tuple[str, tuple[Column, ...], list[tupl
     health = list(status.destinations)
     if status.api is not None and status.api.url:
         health.insert(0, msgspec.structs.replace(status.api, name="REST API", type="HAWK"))
+    if status.intake.problem_list:
+        columns = (Column("UPLOAD"), Column("ERROR", keep=True), Column("MESSAGE"))
+        rows: list[tuple[str, ...]] = [
+            (path or "(the upload directory)", problem.code, problem.message)
+            for path, problem in status.intake.problem_list.items()
+        ]
+        yield "Uploads that can't be taken", columns, rows
     if health:
         columns = (
             Column("NAME", keep=True),
@@ -201,6 +222,17 @@ def _tables(status: Status) -> Iterator[tuple[str, tuple[Column, ...], list[tupl
 def _counts(counts: dict[str, int]) -> str:
     shown = [f"{count} {harmless(name)}" for name, count in counts.items() if count]
     return ", ".join(shown) or "none"
+
+
+def _intake(intake: Intake) -> str:
+    found = [
+        "paused: no space for the journal" if intake.paused else "takes uploads",
+        f"{intake.problems} that can't be taken" if intake.problems else "",
+        f"{intake.spool_failed} events not understood" if intake.spool_failed else "",
+        f"watching: {harmless(intake.watch_problem)}" if intake.watch_problem else "",
+        f"spool: {harmless(intake.spool_problem)}" if intake.spool_problem else "",
+    ]
+    return ", ".join(text for text in found if text)
 
 
 def _facts(facts: dict[str, Any]) -> str:

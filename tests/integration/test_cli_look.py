@@ -225,6 +225,13 @@ STATUS = {
         "healthy": False,
         "error": {"code": "api_unreachable", "message": "\u001b[31maway", "retryable": True},
     },
+    "intake": {
+        "paused": True,
+        "problems": 1,
+        "problem_list": {"sub/x": {"code": "source_unsafe", "message": "a link"}},
+        "spool_failed": 2,
+    },
+    "workers": [{"pid": 1}, {"pid": 2}],
     "something_new": [1, 2, 3],
 }
 
@@ -264,9 +271,11 @@ def test_the_daemons_status_is_shown(run: Run, place: Path) -> None:
         "dropoffd 0.1.0, running, up for 2m 5s",
         "2 processing, 1 failed",
         "3 pending, 1 parked",
-        "1 deliveries, 1 KiB to go",
+        "1 under way, 1 KiB to go",
         "50 %",
         "api_unreachable: \\x1b[31maway",
+        "paused: no space for the journal, 1 that can't be taken, 2 events not understood",
+        "sub/x   source_unsafe  a link",
     ):
         assert expected in done.stdout
     assert json.loads(as_json.stdout) == STATUS
