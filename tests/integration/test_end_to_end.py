@@ -161,7 +161,7 @@ def test_200_uploads_from_8_studies_arrive_whole_at_two_destinations(
                 hook.write_text(hook.read_text().replace(str(daemon.spool), str(seen)))
         with (
             shuffled_thrice(seen, daemon.spool),
-            Tusd(daemon.uploads, hooks_dir=hooks_directory) as tusd,
+            Tusd(daemon.uploads, hooks=hooks_directory) as tusd,
         ):
             sent = asyncio.run(send_all(tusd.url, wanted))
         daemon.wait_until_over(len(sent), 300)

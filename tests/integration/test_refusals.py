@@ -72,7 +72,7 @@ def entrance(tmp_path: Path) -> Iterator[Entrance]:
         with daemon:
             hooks = tmp_path / "hooks"
             daemon.cli("install", "hooks", "--directory", str(hooks), "--server", "tusd")
-            with Tusd(daemon.uploads, hooks_dir=hooks) as tusd:
+            with Tusd(daemon.uploads, hooks=hooks) as tusd:
                 yield Entrance(api, daemon, tusd)
 
 
