@@ -35,6 +35,24 @@ def free_ports(count: int) -> list[int]:
         return ports
 
 
+def s3_client(endpoint: str, access_key: str, secret_key: str) -> botocore.client.BaseClient:
+    """A plain botocore client, to look from outside at what a test did."""
+    return botocore.session.Session().create_client(
+        "s3",
+        region_name=REGION,
+        endpoint_url=endpoint,
+        aws_access_key_id=access_key,
+        aws_secret_access_key=secret_key,
+        config=Config(
+            connect_timeout=2,
+            read_timeout=30,
+            retries={"total_max_attempts": 1},
+            request_checksum_calculation="when_required",
+            s3={"addressing_style": "path"},
+        ),
+    )
+
+
 class Weed:
     """A server of its own: master, volumes, filer and S3 in one process, data in ``directory``.
 
@@ -113,20 +131,7 @@ class Weed:
         self.client().create_bucket(Bucket=name)
 
     def client(self) -> botocore.client.BaseClient:
-        """A plain botocore client, to look from outside at what a test did."""
-        return botocore.session.Session().create_client(
-            "s3",
-            region_name=REGION,
-            endpoint_url=self.endpoint,
-            aws_access_key_id=self.access_key,
-            aws_secret_access_key=self.secret_key,
-            config=Config(
-                connect_timeout=2,
-                read_timeout=30,
-                retries={"total_max_attempts": 1},
-                s3={"addressing_style": "path"},
-            ),
-        )
+        return s3_client(self.endpoint, self.access_key, self.secret_key)
 
     def _identity(self) -> dict[str, object]:
         return {

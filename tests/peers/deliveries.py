@@ -1,0 +1,160 @@
+"""An upload going through real worker processes to a destination, step by step."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import crypt4gh.lib
+
+from daemon.ports import Workers
+from pipeline.delivery import place, plan_parts, spans
+from pipeline.envelope import by_format
+from pipeline.envelope.armour import wrap
+from pipeline.envelope.keys import PUBLIC_LABEL
+from pipeline.envelope.x25519 import public_of
+from pipeline.messages import (
+    Abort,
+    Begin,
+    Begun,
+    DestinationSpec,
+    EnvelopeFormat,
+    Finish,
+    Finished,
+    HeldPart,
+    Part,
+    PartProved,
+    PartStored,
+    Prove,
+    Seal,
+    Span,
+    StoredObject,
+    StoredPart,
+    Target,
+    Whole,
+    WholeStored,
+)
+
+MIB = 1024 * 1024
+SECRET_KEY = bytes(range(32))
+
+
+class Drop:
+    """One upload's bytes on disk, sealed in one way, going to one destination."""
+
+    def __init__(
+        self,
+        workers: Workers,
+        destination: DestinationSpec,
+        source: int,
+        *,
+        name: str,
+        upload: str = "0190-upload",
+        envelope: EnvelopeFormat = "crypt4gh",
+        part_size: int = 5 * MIB,
+    ) -> None:
+        self._workers = workers
+        self._source = source
+        self.destination = destination
+        layout = by_format(envelope)
+        recipients = [wrap(PUBLIC_LABEL, public_of(SECRET_KEY))]
+        made = layout.make(recipients if layout.seals else [])
+        size = os.fstat(source).st_size
+        self.seal = Seal(format=envelope, key=made.key, header=made.header, size=size)
+        self.target = Target(
+            upload=upload, name=name, size=layout.sealed_size(len(made.header), size)
+        )
+        self.spans = spans(size, plan_parts(size, part_size))
+
+    async def begin(self, reference: str = "", *, stale: bool = False) -> Begun:
+        result = await self._workers.run(
+            Begin(
+                destination=self.destination, target=self.target, reference=reference, stale=stale
+            )
+        )
+        assert isinstance(result, Begun)
+        return result
+
+    async def send(self, reference: str, span: Span) -> StoredPart:
+        job = Part(
+            destination=self.destination,
+            target=self.target,
+            reference=reference,
+            seal=self.seal,
+            span=span,
+        )
+        result = await self._workers.run(job, self._source)
+        assert isinstance(result, PartStored)
+        assert result.part.size == place(self.seal, span).size
+        return result.part
+
+    async def send_all(self, reference: str) -> list[StoredPart]:
+        return list(await asyncio.gather(*(self.send(reference, span) for span in self.spans)))
+
+    async def prove(self, reference: str, span: Span, held: HeldPart | None) -> StoredPart | None:
+        job = Prove(
+            destination=self.destination,
+            target=self.target,
+            reference=reference,
+            seal=self.seal,
+            span=span,
+            held=held,
+        )
+        result = await self._workers.run(job, self._source)
+        assert isinstance(result, PartProved)
+        return result.part
+
+    async def finish(self, reference: str, parts: Sequence[StoredPart]) -> StoredObject:
+        result = await self._workers.run(
+            Finish(
+                destination=self.destination,
+                target=self.target,
+                reference=reference,
+                parts=tuple(parts),
+            )
+        )
+        assert isinstance(result, Finished)
+        return result.stored
+
+    async def deliver(self) -> StoredObject:
+        begun = await self.begin()
+        return await self.finish(begun.reference, await self.send_all(begun.reference))
+
+    async def deliver_whole(self, *, stale: bool = False) -> WholeStored:
+        job = Whole(
+            destination=self.destination,
+            target=self.target,
+            seal=self.seal,
+            digest="sha256",
+            stale=stale,
+        )
+        result = await self._workers.run(job, self._source)
+        assert isinstance(result, WholeStored)
+        return result
+
+    async def abort(self, reference: str) -> None:
+        await self._workers.run(
+            Abort(destination=self.destination, target=self.target, reference=reference)
+        )
+
+
+@contextmanager
+def file_of(path: Path, data: bytes) -> Iterator[int]:
+    """A descriptor of a file with ``data``."""
+    path.write_bytes(data)
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def decrypted(sealed: bytes) -> bytes:
+    """What Crypt4GH's own tool makes of an object."""
+    out = io.BytesIO()
+    crypt4gh.lib.decrypt([(0, SECRET_KEY, None)], io.BytesIO(sealed), out)
+    return out.getvalue()
