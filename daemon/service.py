@@ -19,7 +19,8 @@ from daemon.backoff import Backoff
 from daemon.broker.broker import StudyBroker
 from daemon.broker.client import ApiClient
 from daemon.broker.outbox import Outbox
-from daemon.errors import ConfigError, StateFullError
+from daemon.config import load
+from daemon.errors import ConfigError
 from daemon.intake.hooks import HookServer
 from daemon.intake.intake import Intake
 from daemon.journal.model import UploadState
@@ -39,9 +40,6 @@ from daemon.workers import WorkerPool
 
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 300.0
 """Seconds between tries of a destination or of planning."""
-ANNOUNCEMENT_LIFE = 86400.0
-"""Seconds until an announcement that no upload followed is given up."""
-HOUSEKEEPING = 600.0
 HEARTBEAT = 5.0
 SLOT_MEMORY = 4 * 1024 * 1024
 """Bytes that a part in flight takes at the most: its buffers and the socket's."""
@@ -56,6 +54,7 @@ class Parts:
 
     journal: SqliteJournal
     conductor: Conductor
+    broker: StudyBroker
     outbox: Outbox | None
     """None where no REST API is configured."""
     intake: Intake
@@ -71,6 +70,7 @@ class Service:
         self._log = structlog.get_logger(__name__)
         self._notifier = Notifier()
         self._stop = asyncio.Event()
+        self._reload = asyncio.Event()
 
     async def run(self) -> None:
         """Run until a signal says stop, and return once everything is parked.
@@ -139,7 +139,7 @@ class Service:
             lookout=intake,
             routes=_routes(board, metrics),
         )
-        return Parts(journal, conductor, outbox, intake, hooks)
+        return Parts(journal, conductor, broker, outbox, intake, hooks)
 
     async def _serve(self, parts: Parts) -> None:
         """Run the parts until told to stop; then end them, those that take work in first."""
@@ -149,8 +149,8 @@ class Service:
             taking_in = group.create_task(parts.intake.run())
             conducting = group.create_task(parts.conductor.run())
             others = [
-                group.create_task(self._keep_house(parts.journal)),
                 group.create_task(self._beat(parts.journal)),
+                group.create_task(self._reload_when_asked(parts.broker)),
             ]
             if parts.outbox is not None:
                 others.append(group.create_task(parts.outbox.run()))
@@ -166,19 +166,6 @@ class Service:
             for task in others:
                 task.cancel()
 
-    async def _keep_house(self, journal: SqliteJournal) -> None:
-        """Give up announcements that no upload followed."""
-        while True:
-            now = self._clock()
-            try:
-                expired = await journal.expire_announcements(now - ANNOUNCEMENT_LIFE, now)
-            except StateFullError as error:
-                self._log.warning("state_full", error=error.message)
-            else:
-                if expired:
-                    self._log.info("announcements_expired", count=expired)
-            await asyncio.sleep(HOUSEKEEPING)
-
     async def _beat(self, journal: SqliteJournal) -> None:
         """Tell systemd how it goes; the watchdog is fed only while the journal answers."""
         interval = min(self._notifier.watchdog_interval or HEARTBEAT, HEARTBEAT)
@@ -190,8 +177,27 @@ class Service:
             self._notifier.status(f"{waiting} uploads under way, {failed} failed")
             await asyncio.sleep(interval)
 
+    async def _reload_when_asked(self, broker: StudyBroker) -> None:
+        """On SIGHUP, take studies and destinations from the file again; the rest needs a restart.
+
+        A file with mistakes changes nothing.
+        """
+        while True:
+            await self._reload.wait()
+            self._reload.clear()
+            self._notifier.reloading()
+            try:
+                settings = await asyncio.to_thread(load, self._settings.file)
+            except ConfigError as error:
+                self._log.error("reload_refused", error_code=error.code, error=error.message)
+            else:
+                broker.use(settings)
+                self._log.info("reloaded", restart_for=_needing_restart(self._settings, settings))
+            self._notifier.ready()
+
     def _handle_signals(self) -> None:
         loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGHUP, self._reload.set)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal, number)
 
@@ -209,6 +215,12 @@ def _make_places(settings: Settings) -> None:
         settings.hooks.socket.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"{error.filename} can't be made: {error.strerror}") from error
+
+
+def _needing_restart(old: Settings, new: Settings) -> list[str]:
+    """The tables of the file that changed and that a reload doesn't take over."""
+    names = ("uploads", "spool", "state", "hooks", "api", "pipeline")
+    return [name for name in names if getattr(old, name) != getattr(new, name)]
 
 
 def _api_state(

@@ -48,12 +48,17 @@ class StudyBroker:
     """
 
     def __init__(self, settings: Settings, api: Api | None, *, clock: Clock) -> None:
-        self._local = LocalStudies(settings.studies, settings.destinations)
-        self._destinations = settings.destinations
-        self._inline = settings.api.inline_destinations
         self._api = api
         self._clock = clock
         self._kept: dict[str, _Kept] = {}
+        self.use(settings)
+
+    def use(self, settings: Settings) -> None:
+        """Take studies, destinations and inline destinations from these settings from now on."""
+        self._local = LocalStudies(settings.studies, settings.destinations)
+        self._destinations = settings.destinations
+        self._inline = settings.api.inline_destinations
+        self._kept.clear()
 
     async def announce(self, announcing: Announcing) -> str | None:
         """As :meth:`daemon.plan.Broker.announce`: the API is always asked anew."""

@@ -141,7 +141,8 @@ class Dropoffd:
     def listed(self) -> list[dict[str, Any]]:
         """What `dropoffd uploads` lists."""
         done = self.cli("uploads", "--limit", "100000", "--json", check=False)
-        return list(json.loads(done.stdout or '{"uploads": []}')["uploads"])
+        listed: list[dict[str, Any]] = json.loads(done.stdout or "[]")
+        return listed
 
     def wait_for(self, condition: Callable[[], bool], timeout: float, what: str) -> None:
         """Until ``condition`` holds; an error with the end of the log where it doesn't in time."""
