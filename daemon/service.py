@@ -20,6 +20,7 @@ from daemon.broker.broker import StudyBroker
 from daemon.broker.client import ApiClient
 from daemon.broker.outbox import Outbox
 from daemon.config import load
+from daemon.control import Control
 from daemon.errors import ConfigError
 from daemon.intake.hooks import HookServer
 from daemon.intake.intake import Intake
@@ -130,6 +131,14 @@ class Service:
             },
             stopping=self._stop.is_set,
         )
+        control = Control(
+            journal,
+            context.sources,
+            context.audit,
+            clock,
+            keep_sources=settings.uploads.delete_after is None,
+        )
+        await stack.enter_async_context(control.finishing())
         hooks = HookServer(
             settings,
             broker,
@@ -137,7 +146,7 @@ class Service:
             metrics,
             clock,
             lookout=intake,
-            routes=_routes(board, metrics),
+            routes=[*_routes(board, metrics), *control.routes()],
         )
         return Parts(journal, conductor, broker, outbox, intake, hooks)
 
