@@ -34,6 +34,8 @@ STYLES = {
     "failed": "red",
     "parked": "red",
     "refused": "red",
+    "error": "red",
+    "warning": "yellow",
     "terminated": "dim",
     "discarded": "dim",
     "processing": "cyan",
