@@ -1,0 +1,226 @@
+"""Whether a destination takes what it will be given: an object is written, read and removed.
+
+Nothing is left behind, whatever happens: where removing isn't allowed, nothing is written.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TYPE_CHECKING
+
+from awscrt.checksums import crc64nvme
+
+from pipeline.destinations import below, crc, open_destination
+from pipeline.destinations.looking import look, on_files
+from pipeline.errors import (
+    DestinationError,
+    DestinationRefusedError,
+    ForgottenError,
+    VerificationError,
+)
+from pipeline.messages import DestinationSpec, Target
+
+if TYPE_CHECKING:
+    from pipeline.destinations.s3_client import S3Client
+
+PREFIX = ".dropoffd-check-"
+"""How the names of probes begin."""
+
+_SIZE = 1024
+_REMOVE_WITHIN = 15.0
+"""Seconds for removing the probe, which goes on when all else was cancelled."""
+
+
+class ProbeBody:
+    """Some bytes as a :class:`pipeline.destinations.base.Body`."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    @property
+    def size(self) -> int:
+        """Of the bytes."""
+        return len(self._data)
+
+    @property
+    def crc64nvme(self) -> int:
+        """Of the bytes."""
+        return int(crc64nvme(self._data))
+
+    @property
+    def md5(self) -> bytes | None:
+        """Not worth it: what is written is read back."""
+        return None
+
+    def with_md5(self) -> None:
+        """Has no effect, see :attr:`md5`."""
+
+    async def __aiter__(self) -> AsyncIterator[memoryview]:
+        """The bytes."""
+        yield memoryview(self._data)
+
+
+async def probe(spec: DestinationSpec, token: str, prefix: str = "") -> list[str]:
+    """Write, read back and remove an object; begin and abort an unfinished one.
+
+    Args:
+        spec: The storage.
+        token: Makes the name unique.
+        prefix: What names begin with there, ``/`` included; for S3 only.
+
+    Returns:
+        What may not be done there and was therefore not tried; empty where all went well.
+
+    Raises:
+        DestinationError: It does not take what it is given, or the probe could not be removed.
+    """
+    if spec.type == "s3":
+        return await _probe_s3(spec, f"{prefix}{PREFIX}{token}", token)
+    if spec.type == "directory":
+        return await _probe_directory(spec, f"{PREFIX}{token}", token)
+    raise DestinationRefusedError(f"destinations of type {spec.type} are not available")
+
+
+async def _probe_directory(spec: DestinationSpec, name: str, token: str) -> list[str]:
+    async def remove() -> None:
+        await on_files(spec, lambda: _unlink(spec, name, token))
+
+    async with _removing(name, remove):
+        await _write(spec, Target(upload=token, name=name, size=_SIZE))
+    return []
+
+
+async def _probe_s3(spec: DestinationSpec, name: str, token: str) -> list[str]:
+    from pipeline.destinations.s3_client import S3Client  # noqa: PLC0415  # dear; only for S3
+
+    client = S3Client(spec)
+    try:
+        # A removal of what isn't there shows whether it is allowed, before anything is written.
+        deleting = await _refusal(lambda: _delete(client, name))
+        unknown = {"Key": name, "UploadId": "dropoffd-check"}
+        aborting = await _refusal(lambda: client.call("abort_multipart_upload", **unknown))
+        if deleting is not None and aborting is not None:
+            raise deleting
+        if deleting is None:
+            async with _removing(name, lambda: _delete(client, name)):
+                await _write(spec, Target(upload=token, name=name, size=_SIZE))
+        if aborting is None:
+            await _begin(spec, client, Target(upload=token, name=name, size=_SIZE))
+        refused = {"objects may not be deleted": deleting, "uploads may not be aborted": aborting}
+        return [f"{what}: {error.message}" for what, error in refused.items() if error is not None]
+    finally:
+        await client.aclose()
+
+
+async def _write(spec: DestinationSpec, target: Target) -> None:
+    """The way of a small upload, and a read of all of it."""
+    body = ProbeBody(os.urandom(target.size))
+    destination = open_destination(spec)
+    try:
+        stored = await destination.put(target, body, stale=False)
+    finally:
+        await destination.aclose()
+    standing = await look(spec, target.name, read=True)
+    if standing is None:
+        raise VerificationError(f"{stored.uri} is not there after it was written")
+    if (standing.size, standing.crc64nvme) != (body.size, crc.text(body.crc64nvme)):
+        raise VerificationError(f"{stored.uri} reads back differently")
+
+
+async def _begin(spec: DestinationSpec, client: S3Client, target: Target) -> None:
+    """The beginning of a large upload, taken back."""
+    from pipeline.destinations.s3_multipart import Multipart  # noqa: PLC0415  # with S3 only
+
+    destination = open_destination(spec)
+    try:
+        reference = await destination.begin(target, stale=False)
+        await destination.abort(target, reference)
+    except BaseException:
+        # It may have begun without our knowing its reference.
+        with contextlib.suppress(DestinationError, TimeoutError):
+            async with asyncio.timeout(_REMOVE_WITHIN):
+                await Multipart(client).abort_leftovers(target)
+        raise
+    finally:
+        await destination.aclose()
+
+
+@contextlib.asynccontextmanager
+async def _removing(name: str, remove: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
+    """Have the probe removed at the end, also where it is not known whether it was written."""
+    try:
+        yield
+    except DestinationError as error:
+        left = await _left(remove)
+        if left:
+            message = f"{error.message}; {name} may have to be removed: {left}"
+            raise type(error)(message) from error
+        raise
+    except BaseException:
+        await _left(remove)
+        raise
+    left = await _left(remove)
+    if left:
+        raise DestinationRefusedError(f"{name} is left and has to be removed: {left}")
+
+
+async def _left(remove: Callable[[], Awaitable[None]]) -> str:
+    """Why it could not be removed; empty where it is gone."""
+    try:
+        async with asyncio.timeout(_REMOVE_WITHIN):
+            await remove()
+    except DestinationError as error:
+        return error.message
+    except TimeoutError:
+        return "no answer in time"
+    return ""
+
+
+async def _refusal(request: Callable[[], Awaitable[object]]) -> DestinationRefusedError | None:
+    """What the store has against a request for something that isn't there; None: nothing."""
+    from pipeline.destinations.s3_errors import (  # noqa: PLC0415  # with S3 only
+        MissingError,
+        UnsupportedError,
+    )
+
+    try:
+        await request()
+    except (ForgottenError, MissingError, UnsupportedError):
+        return None
+    except DestinationRefusedError as error:
+        return error
+    return None
+
+
+async def _delete(client: S3Client, name: str) -> None:
+    """Delete an object, and its version where the bucket keeps versions: no trace is left."""
+    version = await _version(client, name)
+    if version:
+        await client.call("delete_object", Key=name, VersionId=version)
+        return
+    answer = await client.call("delete_object", Key=name)
+    if answer.get("DeleteMarker") and answer.get("VersionId"):
+        await client.call("delete_object", Key=name, VersionId=answer["VersionId"])
+
+
+async def _version(client: S3Client, name: str) -> str:
+    """The version that stands there; empty where none does, or the bucket keeps none."""
+    try:
+        standing = await client.call("head_object", Key=name)
+    except DestinationRefusedError:
+        return ""
+    version = str(standing.get("VersionId") or "")
+    return "" if version == "null" else version
+
+
+def _unlink(spec: DestinationSpec, name: str, token: str) -> None:
+    with (
+        contextlib.suppress(FileNotFoundError),
+        below.directory(spec.directory, [], create=False) as root,
+    ):
+        for each in (below.temporary_name(name, token), name):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(each, dir_fd=root)
