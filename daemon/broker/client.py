@@ -49,6 +49,16 @@ class Answer(Discreet, frozen=True, kw_only=True):
     """The clock's offset that the try was signed with."""
 
 
+class Probed(msgspec.Struct, frozen=True, kw_only=True):
+    """What the API says to a question that does no harm."""
+
+    status: int
+    signed: bool
+    """Whether the answer carries a valid ``Server-Authorization``."""
+    said: str
+    """Why it refused, in its own words; empty for 2xx."""
+
+
 class _Announced(msgspec.Struct):
     id: str | int
 
@@ -133,7 +143,32 @@ class ApiClient:
         """Send a report; safe to repeat. Raises as :meth:`announce`."""
         await self._ask("POST", self._places.report(api_id), body, str(body.get("report", "")))
 
+    async def probe(self, study: str) -> Probed:
+        """Ask for a study's plan, and tell of the answer whatever its status is.
+
+        Raises ApiUnreachableError where there is none.
+        """
+        place = self._places.study(study)
+        answer = await self._answer("GET", place)
+        said = ""
+        if answer.status >= HTTPStatus.MULTIPLE_CHOICES:
+            said = detail(answer.status, answer.body, answer.content_type)
+        if answer.status == HTTPStatus.UNAUTHORIZED:
+            said = clean(f"{said} (signed for {place.shown})")
+        signed = True
+        try:
+            answer.signature.verify(answer.server_authorization, answer.body, answer.content_type)
+        except AnswerNotSignedError:
+            signed = False
+        return Probed(status=answer.status, signed=signed, said=said)
+
     async def _ask(self, method: str, place: Place, body: object = None, key: str = "") -> bytes:
+        return self._judge(await self._answer(method, place, body, key), place)
+
+    async def _answer(
+        self, method: str, place: Place, body: object = None, key: str = ""
+    ) -> Answer:
+        """The answer to a request, asked again where the clocks differ."""
         content = b"" if body is None else _encoded(body)
         headers = {"Idempotency-Key": key} if key else {}
         answer = await self._persist(method, place, content, headers)
@@ -142,7 +177,7 @@ class ApiClient:
             answer = await self._persist(method, place, content, headers)
             if answer.status == HTTPStatus.UNAUTHORIZED:
                 self._clock.doubt(used)
-        return self._judge(answer, place)
+        return answer
 
     async def _persist(
         self, method: str, place: Place, content: bytes, headers: dict[str, str]
