@@ -21,9 +21,10 @@ def safe_filename(filename: str) -> str:
     """
     text = filename.encode("utf-8", "replace").decode("utf-8")
     text = _FORBIDDEN.sub("_", unicodedata.normalize("NFC", text)).strip(" ")
-    if text.strip(".") == "":
-        text = "_" * len(text) or "upload"
-    return _shortened(text)
+    dots = len(text) - len(text.lstrip("."))
+    if dots > 1 or text == ".":  # one is a hidden file's, more are on their way up
+        text = "_" * dots + text[dots:]
+    return _shortened(text or "upload")
 
 
 def object_name(template: str, *, study: str, upload: str, filename: str, tus_id: str) -> str:

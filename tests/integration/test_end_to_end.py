@@ -9,14 +9,14 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from pipeline.envelope import keys
 from tests.peers.dropoffd import Dropoffd
 from tests.peers.hawk import HawkServer
-from tests.peers.oracle import Bucket, Folder, Sent, check_delivered, check_nothing_left
+from tests.peers.oracle import Bucket, Folder, Sent, Store, check_delivered, check_nothing_left
+from tests.peers.reference_api import ReferenceServer
 from tests.peers.seaweedfs import Weed
 from tests.peers.sending import Wanted, send, send_all
 from tests.peers.tusd import Tusd
@@ -50,27 +50,44 @@ def weed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Weed]:
 class World:
     """Everything an upload meets, each a process of its own."""
 
-    def __init__(self, directory: Path, weed: Weed) -> None:
+    def __init__(self, directory: Path, weed: Weed, *, reference: bool) -> None:
         self.directory = directory
         self.bucket = f"archive-{uuid.uuid4().hex[:8]}"
         weed.make_bucket(self.bucket)
         self.weed = weed
         pair = keys.crypt4gh_generate()
         self.secret_key = keys.crypt4gh_secret(pair.secret, lambda: b"")
-        plan = {
-            "open": True,
-            "max_size": 2 * GIB,
-            "encrypt": "crypt4gh",
-            "recipients": [pair.public],
-            "destinations": [
-                {"use": "archive"},
-                {"use": "local", "path": "in/{upload}-{filename}"},
-            ],
-        }
-        self.plans: dict[str, dict[str, Any]] = dict.fromkeys(STUDIES, plan)
-        self.api = HawkServer(directory / "api", self.plans)
+        (directory / "recipient.pub").write_text(pair.public)
+        self.api: HawkServer | ReferenceServer
+        if reference:
+            self.api = ReferenceServer(make(directory / "api"), self._studies(), path="/")
+        else:
+            plan = {
+                "open": True,
+                "max_size": 2 * GIB,
+                "encrypt": "crypt4gh",
+                "recipients": [pair.public],
+                "destinations": [
+                    {"use": "archive"},
+                    {"use": "local", "path": "in/{upload}-{filename}"},
+                ],
+            }
+            self.api = HawkServer(directory / "api", dict.fromkeys(STUDIES, plan))
         self.folder = directory / "store"
         self.folder.mkdir()
+
+    def _studies(self) -> str:
+        """The studies as the reference API's config has them."""
+        tables = [
+            f'[studies."{study}"]\nencrypt = "crypt4gh"\nmax_size = "2GiB"\n'
+            f'recipients = ["{self.directory}/recipient.pub"]\n'
+            'destinations = ["archive", "local"]\n'
+            for study in STUDIES
+        ]
+        archive = (
+            '[destinations.archive]\ntype = "s3"\nbucket = "named-only"\nregion = "eu-west-1"\n'
+        )
+        return archive + "".join(tables)
 
     def daemon(self, directory: Path) -> Dropoffd:
         config = (
@@ -82,17 +99,31 @@ class World:
             "DROPOFF_ARCHIVE_ACCESS_KEY": self.weed.access_key,
             "DROPOFF_ARCHIVE_SECRET_KEY": self.weed.secret_key,
         }
-        return Dropoffd(directory, config, self.api.environment | secrets)
+        api = self.api.api
+        hawk = {
+            "WEBHOOK_URL": api.url,
+            "DROPOFF_API_HAWK_KEY": api.hawk_key,
+            "DROPOFF_API_HAWK_SECRET": api.hawk_secret,
+        }
+        return Dropoffd(directory, config, hawk | secrets)
 
     def check(self, daemon: Dropoffd, sent: list[Sent]) -> None:
-        stores = {"archive": Bucket(self.weed, self.bucket), "local": Folder(self.folder)}
+        stores: dict[str, Store] = {
+            "archive": Bucket(self.weed, self.bucket),
+            "local": Folder(self.folder),
+        }
         check_delivered(sent, self.api.drops(), stores, self.secret_key)
         check_nothing_left(daemon)
 
 
-@pytest.fixture
-def world(tmp_path: Path, weed: Weed) -> Iterator[World]:
-    world = World(tmp_path, weed)
+def make(directory: Path) -> Path:
+    directory.mkdir()
+    return directory
+
+
+@pytest.fixture(params=["npm hawk"])
+def world(tmp_path: Path, weed: Weed, request: pytest.FixtureRequest) -> Iterator[World]:
+    world = World(tmp_path, weed, reference=request.param == "dropoffd api")
     with world.api:
         yield world
 
@@ -121,8 +152,8 @@ def shuffled_thrice(seen: Path, spool: Path) -> Iterator[None]:
 
     def shuffle() -> None:
         held: list[tuple[str, bytes]] = []
-        while not over.wait(0.02) or held or list((seen / "new").iterdir()):
-            for path in (seen / "new").iterdir():
+        while not over.wait(0.02) or held or any((seen / "new").iterdir()):
+            for path in list((seen / "new").iterdir()):
                 held += [(path.name, path.read_bytes())] * 3
                 path.unlink()
             generator.shuffle(held)
@@ -145,7 +176,16 @@ def shuffled_thrice(seen: Path, spool: Path) -> Iterator[None]:
         thread.join()
 
 
-@pytest.mark.parametrize("hooks", ["all", "pre-create only", "each thrice in random order"])
+@pytest.mark.parametrize(
+    ("world", "hooks"),
+    [
+        ("npm hawk", "all"),
+        ("dropoffd api", "all"),
+        ("npm hawk", "pre-create only"),
+        ("npm hawk", "each thrice in random order"),
+    ],
+    indirect=["world"],
+)
 def test_200_uploads_from_8_studies_arrive_whole_at_two_destinations(
     world: World, tmp_path: Path, hooks: str
 ) -> None:

@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
@@ -61,7 +62,7 @@ class Entrance:
 @pytest.fixture
 def entrance(tmp_path: Path) -> Iterator[Entrance]:
     plan = {"encrypt": "none", "recipients": [], "destinations": [{"use": "local"}]}
-    plans = {
+    plans: dict[str, dict[str, Any]] = {
         OPEN: {**plan, "open": True, "max_size": 1000},
         CLOSED: {**plan, "open": False, "max_size": None},
     }

@@ -16,6 +16,7 @@ import crypt4gh.lib
 from tests.peers.dropoffd import Dropoffd
 from tests.peers.seaweedfs import Weed
 
+UNFINISHED = ".dropoffd-part"
 ORDER = ("receiving", "received", "processing", "stored")
 
 
@@ -51,13 +52,17 @@ class Folder:
 
     def names(self) -> list[str]:
         files = (path for path in self._root.rglob("*") if path.is_file())
-        return [str(path.relative_to(self._root)) for path in files if path.name[0] != "."]
+        return [
+            str(path.relative_to(self._root))
+            for path in files
+            if not path.name.endswith(UNFINISHED)
+        ]
 
     def open(self, name: str) -> BinaryIO:
         return (self._root / name).open("rb")
 
     def unfinished(self) -> list[str]:
-        return [str(path) for path in self._root.rglob(".*") if path.is_file()]
+        return [str(path) for path in self._root.rglob(f"*{UNFINISHED}")]
 
 
 class Bucket:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import pytest
 
@@ -65,6 +68,17 @@ class ReferenceServer:
             pytest.fail(f"dropoffd api did not start: {line}")
         assert ready[2] == self._path
         self.port = int(ready[1])
+
+    def drops(self) -> list[dict[str, Any]]:
+        """What came in, as :meth:`tests.peers.hawk.HawkServer.drops` tells it."""
+        with contextlib.closing(sqlite3.connect(self.state / "api.sqlite")) as database:
+            reports: dict[str, list[dict[str, Any]]] = {}
+            for upload, body in database.execute(
+                "SELECT upload, body FROM reports ORDER BY number"
+            ):
+                reports.setdefault(upload, []).append(json.loads(body))
+            ids = [upload for (upload,) in database.execute("SELECT id FROM drops")]
+        return [{"id": upload, "reports": reports.get(upload, [])} for upload in ids]
 
     def command(self, listen: str) -> list[str]:
         """How it is started."""

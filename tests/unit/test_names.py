@@ -14,7 +14,9 @@ from daemon.processing.names import MAX_FILENAME, object_name, safe_filename
     [
         ("scan.bam", "scan.bam"),
         ("Größe ñ 数据.vcf", "Größe ñ 数据.vcf"),
-        ("../../etc/passwd", ".._.._etc_passwd"),
+        ("../../etc/passwd", "___.._etc_passwd"),
+        (".bashrc", ".bashrc"),
+        (".", "_"),
         ("..", "__"),
         ("", "upload"),
         ("   ", "upload"),
