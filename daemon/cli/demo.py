@@ -32,7 +32,9 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         description="Start a REST API, the daemon and a tus server in a directory of their own, "
         "send one upload through them, decrypt what was stored, and compare.",
     )
-    demo.add_argument("--size", default="64MiB", help="of the upload that is made (%(default)s)")
+    demo.add_argument(
+        "--size", type=_size, default="64MiB", help="of the upload that is made (%(default)s)"
+    )
     demo.add_argument("--file", type=Path, help="send this file instead")
     demo.add_argument("--directory", type=Path, help="work in this new or empty directory")
     demo.add_argument("--keep", action="store_true", help="keep the directory afterwards")
@@ -64,12 +66,9 @@ class Summary:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the demo. Exit code 0 only if the decrypted bytes equal the sent ones."""
-    from daemon.units import parse_size  # noqa: PLC0415 -- as every command: only when it runs
-
-    size = parse_size(arguments.size)
     directory, keep = _directory(arguments.directory), arguments.keep
     try:
-        summary = asyncio.run(_demo(directory, arguments.file, size))
+        summary = asyncio.run(_demo(directory, arguments.file, arguments.size))
     except BaseException:
         sys.stderr.write(f"what it left is in {directory}\n")
         raise
@@ -78,11 +77,21 @@ def run(arguments: argparse.Namespace) -> int:
         sys.stdout.write(json.dumps(shown) + "\n")
     else:
         _show(summary)
-    if keep:
-        sys.stderr.write(f"kept: {directory}\n")
-    elif arguments.directory is None:
+    if keep or arguments.directory is not None:
+        sys.stderr.write(f"{directory} is kept\n")
+    else:
         shutil.rmtree(directory)
+        sys.stderr.write(f"{directory} is removed again; --keep keeps it\n")
     return 0 if summary.ok else 1
+
+
+def _size(text: str) -> int:
+    from daemon.units import parse_size  # noqa: PLC0415 -- as every command: only when it runs
+
+    try:
+        return parse_size(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _directory(chosen: Path | None) -> Path:
@@ -136,7 +145,7 @@ async def _follow(stage: Stage, source: Path) -> Summary:
         server="tusd" if stage.tusd else "none: laid out by the demo",
         receive_seconds=received - began,
         deliver_seconds=stored - received,
-        object=str(path),
+        object=str(path.relative_to(stage.directory)),
         object_size=delivery.size,
         verified=delivery.stored.verified if delivery.stored else "",
         sha256=sha256,
