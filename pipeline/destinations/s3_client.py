@@ -17,6 +17,7 @@ import aiohttp
 from aiobotocore.config import AioConfig
 from aiobotocore.session import AioSession, get_session
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
+from botocore.handlers import add_expect_header
 from botocore.utils import get_environ_proxies
 from yarl import URL
 
@@ -184,6 +185,9 @@ class S3Client:
                     config=_config(custom=bool(spec.endpoint)),
                 )
             )
+            # A small body costs less than the round trip that asks whether it may be sent, and
+            # what stands in between may never answer that.
+            client.meta.events.unregister("before-call.s3", add_expect_header)
             self._session = await stack.enter_async_context(self._http_session())
             self._client = client
             self._stack = stack.pop_all()

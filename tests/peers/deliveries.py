@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import io
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import crypt4gh.lib
+from awscrt.checksums import crc64nvme
 
 from daemon.ports import Workers
 from pipeline.delivery import place, plan_parts, spans
@@ -140,6 +142,27 @@ class Drop:
         await self._workers.run(
             Abort(destination=self.destination, target=self.target, reference=reference)
         )
+
+
+class BytesBody:
+    """A body of given bytes, in pieces."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._wants_md5 = False
+        self.size = len(data)
+        self.crc64nvme = crc64nvme(data)
+
+    @property
+    def md5(self) -> bytes | None:
+        return hashlib.md5(self._data, usedforsecurity=False).digest() if self._wants_md5 else None
+
+    def with_md5(self) -> None:
+        self._wants_md5 = True
+
+    async def __aiter__(self) -> AsyncIterator[memoryview]:
+        for start in range(0, self.size, 50_000):
+            yield memoryview(self._data)[start : start + 50_000]
 
 
 @contextmanager

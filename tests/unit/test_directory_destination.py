@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from awscrt.checksums import crc64nvme
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -22,28 +21,11 @@ from pipeline.errors import (
     VerificationError,
 )
 from pipeline.messages import DestinationSpec, StoredPart, Target, VerifyMode
+from tests.peers.deliveries import BytesBody
 
 UPLOAD = "0190-upload"
 PIECES = [b"a" * 70_000, b"b" * 70_000, b"c" * 5]
 WHOLE = b"".join(PIECES)
-
-
-class Bytes:
-    """A body of given bytes."""
-
-    md5 = None
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-        self.size = len(data)
-        self.crc64nvme = crc64nvme(data)
-
-    def with_md5(self) -> None:
-        raise AssertionError("a directory has no use for it")
-
-    async def __aiter__(self) -> AsyncIterator[memoryview]:
-        for start in range(0, self.size, 50_000):
-            yield memoryview(self._data)[start : start + 50_000]
 
 
 @pytest.fixture
@@ -77,7 +59,7 @@ def places() -> list[tuple[PartPlace, bytes]]:
 
 async def send(store: DirectoryDestination, target: Target, reference: str) -> list[StoredPart]:
     parts = [
-        await store.put_part(target, reference, place, Bytes(piece))
+        await store.put_part(target, reference, place, BytesBody(piece))
         for place, piece in reversed(places())
     ]
     return parts[::-1]
@@ -139,7 +121,7 @@ async def test_links_below_the_root_are_not_followed(
     with pytest.raises(DestinationRefusedError):
         await store.begin(target_of("t/x"), stale=False)
     with pytest.raises(DestinationRefusedError):
-        await store.put(target_of("t/x"), Bytes(WHOLE), stale=False)
+        await store.put(target_of("t/x"), BytesBody(WHOLE), stale=False)
     assert list(outside.iterdir()) == []
 
 
@@ -167,7 +149,7 @@ async def test_only_true_parts_are_proved(store: DirectoryDestination, root: Pat
         file.write(b"!")
         file.truncate(140_004)
     proved = [
-        await store.prove_part(target, reference, place, Bytes(piece), None)
+        await store.prove_part(target, reference, place, BytesBody(piece), None)
         for place, piece in places()
     ]
     assert proved == [sent[0], None, None]
@@ -201,7 +183,7 @@ async def test_an_abort_leaves_nothing_and_may_be_repeated(
     with pytest.raises(ForgottenError):
         await store.resume(target, reference)
     with pytest.raises(ForgottenError):
-        await store.put_part(target, reference, places()[0][0], Bytes(PIECES[0]))
+        await store.put_part(target, reference, places()[0][0], BytesBody(PIECES[0]))
 
 
 async def test_a_hidden_file_of_another_try_is_not_gone_on_with(
@@ -226,7 +208,7 @@ async def test_anothers_file_is_never_replaced(store: DirectoryDestination, root
     with pytest.raises(DestinationRefusedError, match="isn't this upload's"):
         await store.begin(target, stale=True)
     with pytest.raises(DestinationRefusedError, match="isn't this upload's"):
-        await store.put(target, Bytes(WHOLE), stale=True)
+        await store.put(target, BytesBody(WHOLE), stale=True)
     with pytest.raises(DestinationRefusedError, match="isn't this upload's"):
         await store.find(target)
     assert (root / target.name).read_bytes() == b"theirs"
@@ -256,10 +238,10 @@ async def test_a_small_object_may_be_sent_again_and_sealed_anew(
     store: DirectoryDestination, root: Path
 ) -> None:
     target = target_of(f"{UPLOAD}/x")
-    first = await store.put(target, Bytes(WHOLE), stale=False)
-    assert await store.put(target, Bytes(WHOLE), stale=True) == first
+    first = await store.put(target, BytesBody(WHOLE), stale=False)
+    assert await store.put(target, BytesBody(WHOLE), stale=True) == first
     anew = bytes(reversed(WHOLE))
-    await store.put(target, Bytes(anew), stale=True)
+    await store.put(target, BytesBody(anew), stale=True)
     assert (root / target.name).read_bytes() == anew
     assert left(root) == [target.name]
 
@@ -302,7 +284,7 @@ async def test_an_error_while_writing_tells_whether_waiting_helps(
 
     monkeypatch.setattr(os, "pwrite", fail)
     with pytest.raises(expected, match=os.strerror(number)):
-        await store.put(target_of(), Bytes(WHOLE), stale=False)
+        await store.put(target_of(), BytesBody(WHOLE), stale=False)
     assert left(root) == []
 
 
@@ -311,7 +293,7 @@ async def test_a_root_that_is_away_may_come_back(tmp_path: Path) -> None:
     calls: Sequence[object] = (
         store.begin(target_of(), stale=False),
         store.resume(target_of(), "1"),
-        store.put(target_of(), Bytes(WHOLE), stale=False),
+        store.put(target_of(), BytesBody(WHOLE), stale=False),
     )
     for call in calls:
         with pytest.raises(DestinationUnreachableError, match="No such file"):
