@@ -94,17 +94,18 @@ class Conductor:
 
     def _start_ready(self) -> None:
         now = self._context.clock()
-        limits = {True: SMALL_AT_ONCE, False: self._context.settings.pipeline.deliveries}
         for small, queue in self._queues.items():
-            while self._count(small=small) < limits[small]:
+            while self._has_room(small=small):
                 upload = queue.pop(now)
                 if upload is None:
                     break
                 self._start(upload, small=small)
 
-    def _count(self, *, small: bool) -> int:
+    def _has_room(self, *, small: bool) -> bool:
         few = len(self._small_running)
-        return few if small else len(self._running) - few
+        if small:
+            return few < SMALL_AT_ONCE
+        return len(self._running) - few < self._context.settings.pipeline.deliveries
 
     def _start(self, upload: str, *, small: bool) -> None:
         work = self._works.pop(upload)
@@ -150,7 +151,12 @@ class Conductor:
         return again
 
     async def _sleep(self) -> None:
-        due = [at for queue in self._queues.values() if (at := queue.next_at()) is not None]
+        # A queue without room is looked at again when one of its uploads ends, not before.
+        due = [
+            at
+            for small, queue in self._queues.items()
+            if self._has_room(small=small) and (at := queue.next_at()) is not None
+        ]
         timeout = max(0.01, min(due) - self._context.clock()) if due else None
         try:
             async with asyncio.timeout(timeout):

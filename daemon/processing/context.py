@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
 from dataclasses import dataclass, field
-from typing import Protocol, Self
+from typing import Any, Protocol, Self, TypeVar
 
 from daemon.backoff import Backoff
 from daemon.journal.model import Identity, Upload
@@ -13,6 +14,8 @@ from daemon.plan import Broker
 from daemon.ports import Audit, Clock, Metrics, Workers
 from daemon.scheduler import Slots
 from daemon.settings import Settings
+
+Done = TypeVar("Done")
 
 
 class OpenSource(Protocol):
@@ -79,6 +82,20 @@ class Context:
     stopping: asyncio.Event
     active: dict[tuple[str, int], Progress] = field(default_factory=dict)
     """Deliveries under way, by upload and position."""
+
+    async def unless_stopped(self, work: Coroutine[Any, Any, Done]) -> Done:
+        """Do what leaves nothing behind when it is interrupted: given up as soon as we stop."""
+        working = asyncio.ensure_future(work)
+        stopping = asyncio.ensure_future(self.stopping.wait())
+        try:
+            await asyncio.wait((working, stopping), return_when=asyncio.FIRST_COMPLETED)
+            if working.done():
+                return working.result()
+            raise StoppedError
+        finally:
+            for task in (working, stopping):
+                task.cancel()
+            await asyncio.wait((working, stopping))
 
     def go_on(self) -> None:
         """Raise StoppedError once the service stops."""

@@ -315,8 +315,12 @@ class DeliveryRun:
     def _try_again(self, error: DropoffError, now: float) -> bool:
         if isinstance(error, VerificationError):
             return self._delivery.attempts < VERIFICATION_TRIES
+        if not error.retryable:
+            return False
+        # Who takes parts isn't away, however long the whole upload takes.
         started_at = self._delivery.started_at or now
-        return error.retryable and now - started_at < self._context.settings.pipeline.give_up
+        away_too_long = now - started_at >= self._context.settings.pipeline.give_up
+        return self._progress.sent > 0 or not away_too_long
 
     def _spans(self) -> list[Span]:
         return spans(self._upload.identity.size, self._delivery.part_size)

@@ -113,7 +113,8 @@ class UploadRun:
         async with self._digests:
             self._context.go_on()
             job = Digest(digest=name, size=source.identity.size)
-            result = await self._context.workers.run(job, source.fd)
+            digesting = self._context.workers.run(job, source.fd)
+            result = await self._context.unless_stopped(digesting)
         if not isinstance(result, Digested):
             raise TypeError(f"Digest gave {type(result).__name__}")
         await self._journal.digested(upload.id, f"{name}:{result.digest}")

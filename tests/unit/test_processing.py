@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any, Self
 
 import pytest
-from daemon.journal.sqlite import SqliteJournal
 
 from daemon.backoff import Backoff
 from daemon.errors import ApiUnreachableError, StudyRefusedError
 from daemon.journal.model import DeliveryState, Identity, Sighting, Upload, UploadState
+from daemon.journal.sqlite import SqliteJournal
 from daemon.plan import Announcing, Plan, PlannedDestination
 from daemon.processing.conductor import Conductor
 from daemon.processing.context import Context
@@ -504,3 +504,29 @@ async def test_nothing_is_begun_twice_for_an_upload_that_is_told_of_twice(bench:
             bench.conductor.on_work(work)
         await bench.until(upload, UploadState.DONE)
     assert sum(isinstance(job, Begin) for job in bench.workers.jobs) == 1
+
+
+async def test_a_digest_that_takes_hours_does_not_hold_up_a_stop(bench: Bench) -> None:
+    started = asyncio.Event()
+
+    async def forever() -> None:
+        started.set()
+        await asyncio.Event().wait()
+
+    bench.workers.fault = lambda job: forever() if isinstance(job, Digest) else None
+    async with asyncio.timeout(bench.settings.pipeline.stop_timeout - 1):
+        async with bench.running():
+            await bench.receive(12 * MIB)
+            await started.wait()
+
+
+async def test_a_destination_that_still_takes_parts_is_not_given_up(bench: Bench) -> None:
+    def fault(job: Job) -> None:
+        if isinstance(job, Finish) and sum(isinstance(j, Finish) for j in bench.workers.jobs) == 1:
+            bench.now += bench.settings.pipeline.give_up
+            raise DestinationUnreachableError("away for a moment, after a week of parts")
+
+    bench.workers.fault = fault
+    async with bench.running():
+        upload = await bench.receive(12 * MIB)
+        await bench.until(upload, UploadState.DONE)
