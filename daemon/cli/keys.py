@@ -91,8 +91,8 @@ def decrypt_command(arguments: argparse.Namespace) -> int:
     from pipeline.envelope.opening import open_sealed  # noqa: PLC0415 - see above
 
     receipt = None if arguments.receipt is None else receipts.read(arguments.receipt)
-    _warn_if_open(arguments.key)
-    secret = read_secret(arguments.key, _passphrase(arguments.key, arguments.passphrase_file))
+    warn_if_open(arguments.key)
+    secret = read_secret(arguments.key, passphrase_of(arguments.key, arguments.passphrase_file))
     with _source(arguments.file) as source:
         plaintext = open_sealed(source, secret, receipt)
         with _output(arguments.output) as output:
@@ -141,7 +141,7 @@ def _replacing(target: Path) -> Iterator[BinaryIO]:
         raise
 
 
-def _passphrase(key: Path, passphrase_file: Path | None) -> Callable[[], bytes]:
+def passphrase_of(key: Path, passphrase_file: Path | None) -> Callable[[], bytes]:
     """What finds the passphrase, should the key turn out to have one."""
 
     def find() -> bytes:
@@ -159,7 +159,7 @@ def _passphrase(key: Path, passphrase_file: Path | None) -> Callable[[], bytes]:
 def _read_passphrase(path: Path) -> bytes:
     from pipeline.errors import EnvelopeError  # noqa: PLC0415 - see above
 
-    _warn_if_open(path)
+    warn_if_open(path)
     with path.open("rb") as file:
         line = file.readline(_LONGEST_PASSPHRASE + 2).rstrip(b"\r\n")
     if not line:
@@ -169,7 +169,8 @@ def _read_passphrase(path: Path) -> bytes:
     return line
 
 
-def _warn_if_open(path: Path) -> None:
+def warn_if_open(path: Path) -> None:
+    """Say so where others can use a file of secrets."""
     mode = stat.S_IMODE(path.stat().st_mode)
     if mode & _OTHERS:
         _say(f"warning: {path} can be used by others (mode {mode:04o})")
