@@ -9,7 +9,9 @@ from daemon.processing.context import Context, OpenSource
 from daemon.processing.names import object_name
 from pipeline import envelope as envelopes
 from pipeline.delivery import plan_parts
+from pipeline.destinations import limits_of
 from pipeline.errors import SourceChangedError
+from pipeline.messages import DestinationSpec
 
 WHOLE_LIMIT = 8 * 1024 * 1024
 """Bytes of plaintext up to which an upload goes out in one request."""
@@ -66,9 +68,6 @@ def _deliveries(
 ) -> list[NewDelivery]:
     layout = envelopes.by_format(plan.encrypt)
     sealed = layout.sealed_size(len(envelope.header), size)
-    part_size = 0
-    if size > WHOLE_LIMIT:
-        part_size = plan_parts(size, context.settings.pipeline.part_size)
     return [
         NewDelivery(
             destination=destination.spec,
@@ -81,7 +80,15 @@ def _deliveries(
             )
             + layout.suffix,
             size=sealed,
-            part_size=part_size,
+            part_size=_part_size(context, destination.spec, size),
         )
         for destination in plan.destinations
     ]
+
+
+def _part_size(context: Context, destination: DestinationSpec, size: int) -> int:
+    """Plaintext bytes of each part; 0 where the upload goes out in one request."""
+    limits = limits_of(destination)
+    if size <= WHOLE_LIMIT or not limits.parts:
+        return 0
+    return plan_parts(size, context.settings.pipeline.part_size, limits)
