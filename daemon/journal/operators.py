@@ -9,13 +9,14 @@ from daemon.errors import ConflictError, NotFoundError
 from daemon.journal.deliveries import deliveries
 from daemon.journal.model import (
     DeliveryState,
+    Identity,
     ReportStatus,
     Upload,
     UploadDetails,
     UploadState,
 )
 from daemon.journal.reports import queue_report, refresh_due
-from daemon.journal.rows import attempt_of, report_of, upload_of
+from daemon.journal.rows import attempt_of, report_of, text_of, upload_of
 from daemon.journal.transaction import (
     Transaction,
     erase_secrets_if_clean,
@@ -141,11 +142,15 @@ def retry(tx: Transaction, upload: str, now: float) -> None:
     refresh_due(tx, upload)
 
 
-def discard(tx: Transaction, upload: str, now: float) -> None:
-    """Failed → discarded."""
+def discard(tx: Transaction, upload: str, now: float, identity: Identity | None = None) -> None:
+    """Failed → discarded, with the file that stands there now."""
     found = get_upload(tx.connection, upload)
     require(found, UploadState.FAILED)
     move(tx, found, UploadState.DISCARDED, now, found.error)
+    if identity is not None:
+        tx.connection.execute(
+            "UPDATE uploads SET identity = ? WHERE id = ?", (text_of(identity), upload)
+        )
     erase_secrets_if_clean(tx, upload)
     tx.tell_withdrawn(upload)
 

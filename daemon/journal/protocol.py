@@ -218,8 +218,12 @@ class OperatorJournal(Protocol):
         that was complete is received, another receiving. ConflictError where nothing is to retry.
         """
 
-    async def discard(self, upload: str, now: float) -> None:
-        """Failed → discarded."""
+    async def discard(self, upload: str, now: float, identity: Identity | None = None) -> None:
+        """Failed → discarded.
+
+        ``identity`` is of the file that is given up with it, where that changed: it is not taken
+        for a new upload, should it still be seen.
+        """
 
 
 class Journal(IntakeJournal, ProcessingJournal, OutboxJournal, OperatorJournal, Protocol):

@@ -287,9 +287,9 @@ class SqliteJournal:
         """Failed → received, or parked reports pending again."""
         await self._writer.run(lambda tx: operators.retry(tx, upload, now))
 
-    async def discard(self, upload: str, now: float) -> None:
+    async def discard(self, upload: str, now: float, identity: Identity | None = None) -> None:
         """Failed → discarded."""
-        await self._writer.run(lambda tx: operators.discard(tx, upload, now))
+        await self._writer.run(lambda tx: operators.discard(tx, upload, now, identity))
 
 
 def _open(directory: Path, clock: Clock) -> tuple[int, Transaction, Readers]:
