@@ -23,11 +23,11 @@ import structlog
 from aiohttp import web
 
 from daemon.errors import ConflictError
-from daemon.journal.model import ReportStatus, Upload, UploadState
+from daemon.journal.model import Identity, ReportStatus, Upload, UploadState
 from daemon.journal.protocol import OperatorJournal
 from daemon.ports import Audit, Clock
 from daemon.processing.context import Sources
-from pipeline.errors import DropoffError, SourceMissingError
+from pipeline.errors import DropoffError, SourceError, SourceMissingError, SourceUnsafeError
 
 AT_ONCE = 10_000
 """Uploads that one request acts on at the most."""
@@ -146,10 +146,16 @@ class Control:
             return
         try:
             for upload in await self._journal.uploads(UploadState.DISCARDED, None, AT_ONCE):
-                if await self._delete_unchanged(upload):
-                    await self._audit.record("source_deleted", upload.id, "dropoffd")
+                await self._finish(upload)
         except (DropoffError, OSError) as error:
             log.warning("discarded_left", error=str(error))
+
+    async def _finish(self, upload: Upload) -> None:
+        try:
+            if await self._delete_unchanged(upload):
+                await self._deleted(upload)
+        except SourceError as error:
+            log.warning("discarded_left", upload=upload.id, error=error.message)
 
     async def retry(self, order: RetryOrder, operator: Operator) -> Outcomes:
         """Have uploads go on; see :meth:`OperatorJournal.retry`."""
@@ -175,10 +181,12 @@ class Control:
                 return await self._discard_again(upload)
             if upload.state is not UploadState.FAILED:
                 raise ConflictError(f"it is {upload.state}: only what has failed can be discarded")
+            # What is given up is the file as it stands there, also where it was changed.
+            identity = await self._standing(upload)
             now = self._clock()
             async with self._audited("discard", upload, operator, reason=order.reason):
-                await self._journal.discard(upload.id, now)
-            return await self._delete(upload)
+                await self._journal.discard(upload.id, now, identity)
+            return await self._delete(await self._journal.upload(upload.id))
 
         async with self._one_by_one:
             return await self._each(order.uploads, act)
@@ -241,17 +249,26 @@ class Control:
             raise
         log.info(action, upload=upload.id, by=by)
 
+    async def _standing(self, upload: Upload) -> Identity | None:
+        """The identity of the source as it is now; None where it can't be opened."""
+        try:
+            with await self._sources.open(upload) as source:
+                return source.identity
+        except SourceError:
+            return None
+
     async def _delete(self, upload: Upload) -> Outcome:
         """The source of one that the journal has as discarded."""
         if self._keep_sources:
             return Outcome(asked=upload.id, done=True, source="kept")
         try:
             await self._sources.remove(upload)
+            if await self._standing(upload) is not None:
+                raise SourceUnsafeError("another file stands in its place")
         except DropoffError as error:
             log.warning("discarded_left", upload=upload.id, error=error.message)
             return Outcome(asked=upload.id, source="kept", error=_told(error))
-        await self._audit.record("source_deleted", upload.id, "dropoffd")
-        return Outcome(asked=upload.id, done=True, source="deleted")
+        return await self._deleted(upload)
 
     async def _discard_again(self, upload: Upload) -> Outcome:
         """What an earlier discard did not get done."""
@@ -259,6 +276,9 @@ class Control:
             raise ConflictError("it is discarded already, and sources are kept by configuration")
         if not await self._delete_unchanged(upload):
             raise ConflictError("it is discarded already")
+        return await self._deleted(upload)
+
+    async def _deleted(self, upload: Upload) -> Outcome:
         await self._audit.record("source_deleted", upload.id, "dropoffd")
         return Outcome(asked=upload.id, done=True, source="deleted")
 
