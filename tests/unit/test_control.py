@@ -25,7 +25,7 @@ from daemon.observe.audit import AuditLog
 from daemon.opening import identify
 from daemon.sources import FileSources
 from tests.peers.intake import until
-from tests.peers.journals import sighting
+from tests.peers.journals import sighting, stored
 
 WHO = Operator(1234, "olga")
 REFUSED = Error(code="destination_refused", message="no such bucket", retryable=False)
@@ -126,12 +126,12 @@ async def test_an_upload_named_twice_is_acted_upon_once(desk: Desk) -> None:
 
 
 async def test_failed_takes_in_stored_uploads_whose_report_was_refused(desk: Desk) -> None:
-    upload = await desk.received()
-    await desk.journal.announced(upload.id, "api-1")
-    for report in await desk.journal.due_reports(1e12, 10):
-        await desk.journal.park(report.id, REFUSED)
-    assert await desk.retry(failed=True) == [], "it is under way"
-    assert (await desk.retry(upload.id))[0].done
+    upload = await stored(desk.journal)
+    while due := await desk.journal.due_reports(1e12, 10):
+        for report in due:
+            await desk.journal.park(report.id, REFUSED)
+    assert (await desk.journal.report_counts())["parked"] > 0
+    assert [outcome.upload for outcome in await desk.retry(failed=True)] == [upload.id]
     assert (await desk.journal.report_counts())["parked"] == 0
 
 
