@@ -6,6 +6,8 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import msgspec
+
 from pipeline import messages as m
 from pipeline.blocking import in_executor, in_thread
 from pipeline.delivery import CHUNK, SealedBody, hasher, whole
@@ -50,8 +52,10 @@ async def send(job: SendingJob, destination: Destination, source: Source) -> m.R
 
 async def _part(job: m.Part, destination: Destination, source: Source) -> m.PartStored:
     started = time.perf_counter()
-    body = SealedBody(source, job.seal, job.span)
+    body = SealedBody(source, job.seal, job.span, digest="blake3" if job.fingerprint else None)
     part = await destination.put_part(job.target, job.reference, body.place, body)
+    if job.fingerprint:
+        part = msgspec.structs.replace(part, plaintext=body.plaintext_digest)
     await in_thread(source.let_go, job.span.offset, job.span.length)
     return m.PartStored(part=part, seconds=round(time.perf_counter() - started, 6))
 
@@ -68,6 +72,22 @@ async def _whole(job: m.Whole, destination: Destination, source: Source) -> m.Wh
         # An earlier try had stored it already, so nothing was read this time.
         digest = await plaintext_digest(source, job.digest, job.seal.size)
     return m.WholeStored(stored=stored, digest=digest)
+
+
+async def compare(job: m.Compare, source: Source) -> m.Compared:
+    """Read a part's plaintext again, and hold it against the BLAKE3 that it had."""
+
+    def run() -> bool:
+        found = hasher("blake3")
+        buffer = memoryview(bytearray(min(CHUNK, job.span.length)))
+        end = job.span.offset + job.span.length
+        for offset in range(job.span.offset, end, CHUNK):
+            piece = buffer[: min(CHUNK, end - offset)]
+            source.read_into_blocking(piece, offset)
+            found.update(piece)
+        return found.hexdigest() == job.plaintext
+
+    return m.Compared(same=await in_thread(run))
 
 
 async def plaintext_digest(source: Source, name: m.DigestName, size: int) -> str:

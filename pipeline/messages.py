@@ -87,6 +87,8 @@ class StoredPart(msgspec.Struct, frozen=True, kw_only=True):
     """The store's own mark for it, needed again to complete; empty where there is none."""
     crc64nvme: int
     """Of the sealed bytes, computed while they were sent."""
+    plaintext: str = ""
+    """BLAKE3 of its plaintext, hex, where :class:`Part` asked for it."""
 
 
 class HeldPart(msgspec.Struct, frozen=True, kw_only=True):
@@ -132,6 +134,16 @@ class Part(msgspec.Struct, frozen=True, kw_only=True, tag="part"):
     reference: str
     seal: Seal
     span: Span
+    fingerprint: bool = False
+    """Whether the plaintext's BLAKE3 is wanted: for a source that may still change its past."""
+
+
+class Compare(msgspec.Struct, frozen=True, kw_only=True, tag="compare"):
+    """Read one part's plaintext again. Needs the source's descriptor."""
+
+    span: Span
+    plaintext: str
+    """BLAKE3, hex, that it had."""
 
 
 class Prove(msgspec.Struct, frozen=True, kw_only=True, tag="prove"):
@@ -187,7 +199,7 @@ class Abort(msgspec.Struct, frozen=True, kw_only=True, tag="abort"):
     reference: str
 
 
-Job = Begin | Part | Prove | Finish | Whole | Digest | Abort
+Job = Begin | Part | Compare | Prove | Finish | Whole | Digest | Abort
 
 # Results ------------------------------------------------------------------------------------
 
@@ -216,6 +228,12 @@ class PartProved(msgspec.Struct, frozen=True, kw_only=True, tag="part_proved"):
     """What :class:`Prove` found: the part, or None where it must be sent again."""
 
     part: StoredPart | None
+
+
+class Compared(msgspec.Struct, frozen=True, kw_only=True, tag="compared"):
+    """Whether the part still has the plaintext that it had."""
+
+    same: bool
 
 
 class Finished(msgspec.Struct, frozen=True, kw_only=True, tag="finished"):
@@ -248,7 +266,17 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
     message: str
 
 
-Result = Begun | PartStored | PartProved | Finished | WholeStored | Digested | Aborted | Failed
+Result = (
+    Begun
+    | PartStored
+    | PartProved
+    | Compared
+    | Finished
+    | WholeStored
+    | Digested
+    | Aborted
+    | Failed
+)
 
 
 class JobFrame(msgspec.Struct, frozen=True):

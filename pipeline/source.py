@@ -15,7 +15,7 @@ from typing import Final, Self
 import msgspec
 
 from pipeline.blocking import in_thread
-from pipeline.errors import SourceChangedError, SourceError
+from pipeline.errors import SourceChangedError, SourceUnavailableError
 
 MIB: Final = 1024 * 1024
 AHEAD: Final = 8 * MIB
@@ -84,8 +84,8 @@ class Source:
     async def read_into(self, out: memoryview, offset: int) -> None:
         """Fill ``out`` with the bytes from ``offset`` on, off the loop where the disk is needed.
 
-        Raises SourceChangedError where the file ends too soon, and SourceError where it can't be
-        read.
+        Raises SourceChangedError where the file ends too soon, and SourceUnavailableError
+        where it can't be read.
         """
         try:
             done = self._read_cached(out, offset)
@@ -155,8 +155,8 @@ def _short(offset: int, missing: int) -> SourceChangedError:
     return SourceChangedError(f"the file ends at byte {offset}, {missing} bytes short of its part")
 
 
-def _unreadable(error: OSError) -> SourceError:
-    return SourceError(f"the file can't be read: {error.strerror}")
+def _unreadable(error: OSError) -> SourceUnavailableError:
+    return SourceUnavailableError(f"the file can't be read: {error.strerror}")
 
 
 @lru_cache(maxsize=64)

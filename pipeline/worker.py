@@ -26,6 +26,7 @@ from pipeline.errors import DropoffError, WorkerLostError
 from pipeline.messages import (
     Abort,
     Begin,
+    Compare,
     DestinationSpec,
     Digest,
     Digested,
@@ -150,6 +151,8 @@ class Worker:
                     return await jobs.control(job, destination)
             if source is None:
                 raise WorkerLostError("the job came without its source")
+            if isinstance(job, Compare):
+                return await jobs.compare(job, source)
             if isinstance(job, Digest):
                 return Digested(digest=await jobs.plaintext_digest(source, job.digest, job.size))
             async with self._destinations.use(job.destination) as destination:

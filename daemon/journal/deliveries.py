@@ -21,8 +21,9 @@ from pipeline.messages import StoredObject, StoredPart
 ATTEMPTS_KEPT = 100
 """For each delivery: a destination that stays away for days doesn't fill the disk."""
 
-_RUNNING = (UploadState.PROCESSING, UploadState.FAILED)
-"""What comes back late from a worker is still true once another delivery failed the upload."""
+_UNDER_WAY = (UploadState.RECEIVING, UploadState.PROCESSING)
+_RUNNING = (*_UNDER_WAY, UploadState.RECEIVED, UploadState.FAILED)
+"""What comes back late from a worker is still true once the upload is complete, or has failed."""
 _WITHDRAWN = (UploadState.TERMINATED, UploadState.DISCARDED)
 
 
@@ -47,7 +48,7 @@ def parts(connection: sqlite3.Connection, upload: str, position: int) -> dict[in
 
 def attempt(tx: Transaction, upload: str, position: int, now: float) -> Delivery:
     """A try begins."""
-    require(get_upload(tx.connection, upload), UploadState.PROCESSING)
+    require(get_upload(tx.connection, upload), *_UNDER_WAY)
     _pending(tx, upload, position)
     tx.connection.execute(
         "UPDATE deliveries SET attempts = attempts + 1, started_at = coalesce(started_at, ?)"
@@ -80,11 +81,19 @@ def part_stored(tx: Transaction, upload: str, position: int, part: StoredPart) -
     if delivery.state is DeliveryState.STORED or not delivery.reference:
         raise ConflictError(f"delivery {position} of upload {upload} has no unfinished object")
     tx.connection.execute(
-        "INSERT INTO parts (upload, position, number, size, etag, crc64nvme)"
-        " VALUES (?, ?, ?, ?, ?, ?)"
-        " ON CONFLICT (upload, position, number) DO UPDATE SET"
-        " size = excluded.size, etag = excluded.etag, crc64nvme = excluded.crc64nvme",
-        (upload, position, part.number, part.size, part.etag, part.crc64nvme.to_bytes(8, "big")),
+        "INSERT INTO parts (upload, position, number, size, etag, crc64nvme, plaintext)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?)"
+        " ON CONFLICT (upload, position, number) DO UPDATE SET size = excluded.size,"
+        " etag = excluded.etag, crc64nvme = excluded.crc64nvme, plaintext = excluded.plaintext",
+        (
+            upload,
+            position,
+            part.number,
+            part.size,
+            part.etag,
+            part.crc64nvme.to_bytes(8, "big"),
+            part.plaintext,
+        ),
     )
 
 

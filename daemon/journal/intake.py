@@ -13,6 +13,7 @@ from daemon.journal.model import (
     Announcement,
     Identity,
     Sighting,
+    Trail,
     Upload,
     UploadState,
 )
@@ -24,6 +25,7 @@ from daemon.journal.rows import (
     identity_of,
     matching_metadata,
     text_of,
+    text_or_none,
     upload_of,
 )
 from daemon.journal.transaction import Transaction, erase_secrets_if_clean, move
@@ -245,13 +247,14 @@ def _update(tx: Transaction, upload: Upload, sighting: Sighting, now: float) -> 
         return _receive(tx, updated, now)
     if changed:
         _report_receiving(tx, updated, now)
+        tx.tell_work(updated)
     return updated
 
 
 def _store_progress(tx: Transaction, upload: Upload, sighting: Sighting) -> Upload:
     row = tx.connection.execute(
         "UPDATE uploads SET size = ?, received = ?, path = ?, info_path = ?, partials = ?,"
-        " identity = ? WHERE id = ? RETURNING *",
+        " identity = ?, trail = ? WHERE id = ? RETURNING *",
         (
             sighting.size,
             sighting.received,
@@ -259,10 +262,18 @@ def _store_progress(tx: Transaction, upload: Upload, sighting: Sighting) -> Uplo
             sighting.info_path,
             text_of(sighting.partials),
             text_of(sighting.identity),
+            text_or_none(_trail(upload, sighting)),
             upload.id,
         ),
     ).fetchone()
     return upload_of(row)
+
+
+def _trail(upload: Upload, sighting: Sighting) -> Trail | None:
+    """What is known of early parts' source. A file that shrank has another past."""
+    if upload.trail is None or sighting.received >= upload.received:
+        return upload.trail
+    return msgspec.structs.replace(upload.trail, boot="")
 
 
 def _grew(upload: Upload, sighting: Sighting) -> bool:

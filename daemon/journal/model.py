@@ -95,6 +95,19 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     ctime_ns: int
 
 
+class Trail(msgspec.Struct, frozen=True, kw_only=True):
+    """What the parts that went out before their upload was complete were read from.
+
+    Any other file, or any other boot of the machine, may have another past: such parts are read
+    again and compared before anything goes on.
+    """
+
+    device: int
+    inode: int
+    boot: str
+    """The kernel's boot id; empty once the file was seen to shrink."""
+
+
 class Error(msgspec.Struct, frozen=True, kw_only=True):
     """An error as it is reported."""
 
@@ -173,6 +186,8 @@ class Upload(msgspec.Struct, frozen=True, kw_only=True):
     metadata: dict[str, str]
     partials: tuple[str, ...]
     identity: Identity
+    trail: Trail | None
+    """Set once it is delivered while it is still being received."""
     state: UploadState
     digest: str | None
     """Of the plaintext, ``<name>:<hex>``."""

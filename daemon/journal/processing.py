@@ -14,6 +14,7 @@ from daemon.journal.model import (
     Error,
     Identity,
     NewDelivery,
+    Trail,
     Upload,
     UploadState,
     Work,
@@ -89,32 +90,66 @@ def plan(  # noqa: PLR0913, PLR0917 - the border's arguments, and the transactio
     found = get_upload(tx.connection, upload)
     require(found, UploadState.RECEIVED)
     processing = move(tx, found, UploadState.PROCESSING, now)
-    secret = tx.wrapper.wrap(upload, _SESSION_KEY, envelope.key) if envelope.key else None
-    tx.connection.execute(
-        "UPDATE uploads SET format = ?, header = ?, fingerprints = ?, secret = ?, identity = ?"
-        " WHERE id = ?",
-        (
-            envelope.format,
-            envelope.header,
-            text_of(envelope.fingerprints),
-            secret,
-            text_of(identity),
-            upload,
-        ),
-    )
-    for position, delivery in enumerate(deliveries):
-        _insert_delivery(tx, upload, position, delivery)
+    _fix(tx, upload, envelope, deliveries)
+    _identify(tx, upload, identity)
     queue_report(tx, processing, now)
 
 
-def start_over(tx: Transaction, upload: str, now: float) -> None:
-    """Processing → received, with nothing left of what was sealed."""
+def follow(
+    tx: Transaction,
+    upload: str,
+    envelope: Envelope,
+    deliveries: Sequence[NewDelivery],
+    trail: Trail,
+) -> None:
+    """Receiving, and delivered meanwhile."""
     found = get_upload(tx.connection, upload)
-    require(found, UploadState.PROCESSING)
-    move(tx, found, UploadState.RECEIVED, now)
+    require(found, UploadState.RECEIVING)
+    if found.trail is not None:
+        raise ConflictError(f"upload {upload} is followed already")
+    _fix(tx, upload, envelope, deliveries)
+    tx.connection.execute("UPDATE uploads SET trail = ? WHERE id = ?", (text_of(trail), upload))
+
+
+def go_on(tx: Transaction, upload: str, identity: Identity, now: float) -> None:
+    """Received → processing, with what was fixed while it was received."""
+    found = get_upload(tx.connection, upload)
+    require(found, UploadState.RECEIVED)
+    if found.trail is None:
+        raise ConflictError(f"upload {upload} was not followed")
+    processing = move(tx, found, UploadState.PROCESSING, now)
+    _identify(tx, upload, identity)
+    queue_report(tx, processing, now)
+
+
+def _identify(tx: Transaction, upload: str, identity: Identity) -> None:
+    tx.connection.execute(
+        "UPDATE uploads SET identity = ? WHERE id = ?", (text_of(identity), upload)
+    )
+
+
+def _fix(
+    tx: Transaction, upload: str, envelope: Envelope, deliveries: Sequence[NewDelivery]
+) -> None:
+    """Key, header and deliveries: from now on the same for as long as the source is."""
+    secret = tx.wrapper.wrap(upload, _SESSION_KEY, envelope.key) if envelope.key else None
+    tx.connection.execute(
+        "UPDATE uploads SET format = ?, header = ?, fingerprints = ?, secret = ? WHERE id = ?",
+        (envelope.format, envelope.header, text_of(envelope.fingerprints), secret, upload),
+    )
+    for position, delivery in enumerate(deliveries):
+        _insert_delivery(tx, upload, position, delivery)
+
+
+def start_over(tx: Transaction, upload: str, now: float) -> None:
+    """Nothing is left of what was sealed; one that was processing is received again."""
+    found = get_upload(tx.connection, upload)
+    require(found, UploadState.RECEIVING, UploadState.RECEIVED, UploadState.PROCESSING)
+    if found.state is UploadState.PROCESSING:
+        move(tx, found, UploadState.RECEIVED, now)
     tx.connection.execute(
         "UPDATE uploads SET format = NULL, header = NULL, fingerprints = NULL, secret = NULL,"
-        " digest = NULL, restarts = restarts + 1 WHERE id = ?",
+        " digest = NULL, trail = NULL, restarts = restarts + 1 WHERE id = ?",
         (upload,),
     )
     tx.connection.execute("DELETE FROM deliveries WHERE upload = ?", (upload,))

@@ -22,6 +22,7 @@ from daemon.journal.model import (
     NewDelivery,
     Report,
     Sighting,
+    Trail,
     Upload,
     UploadDetails,
     UploadState,
@@ -103,8 +104,23 @@ class ProcessingJournal(Protocol):
     ) -> None:
         """Received → processing: fixes key, header and deliveries, queues ``processing``."""
 
+    async def follow(
+        self,
+        upload: str,
+        envelope: Envelope,
+        deliveries: Sequence[NewDelivery],
+        trail: Trail,
+    ) -> None:
+        """Fixes key, header and deliveries of one that is still receiving, and goes on so."""
+
+    async def go_on(self, upload: str, identity: Identity, now: float) -> None:
+        """Received → processing for one that was followed: what was fixed stays."""
+
     async def start_over(self, upload: str, now: float) -> None:
-        """Processing → received: key, header, digest, deliveries and parts are thrown away."""
+        """Key, header, digest, trail, deliveries and parts are thrown away.
+
+        One that is processing becomes received again; one that is receiving stays so.
+        """
 
     async def envelope(self, upload: str) -> Envelope:
         """The envelope of one that is processing, its key unwrapped."""

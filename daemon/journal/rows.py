@@ -18,6 +18,7 @@ from daemon.journal.model import (
     Report,
     ReportStatus,
     Sighting,
+    Trail,
     Upload,
     UploadState,
     Work,
@@ -29,6 +30,7 @@ DROPOFF_ID = "dropoff_id"
 _LARGEST = 2**63 - 1
 
 _identity = msgspec.json.Decoder(Identity)
+_trail = msgspec.json.Decoder(Trail)
 _error = msgspec.json.Decoder(Error)
 _metadata = msgspec.json.Decoder(dict[str, str])
 _strings = msgspec.json.Decoder(tuple[str, ...])
@@ -67,6 +69,7 @@ def upload_of(row: sqlite3.Row) -> Upload:
     fields["metadata"] = _metadata.decode(fields["metadata"])
     fields["partials"] = _strings.decode(fields["partials"])
     fields["identity"] = _identity.decode(fields["identity"])
+    fields["trail"] = None if fields["trail"] is None else _trail.decode(fields["trail"])
     fields["state"] = UploadState(fields["state"])
     fields["error"] = _error_of(fields["error"])
     return Upload(**fields)
@@ -128,6 +131,7 @@ def part_of(row: sqlite3.Row) -> StoredPart:
         size=row["size"],
         etag=row["etag"],
         crc64nvme=int.from_bytes(row["crc64nvme"], "big"),
+        plaintext=row["plaintext"],
     )
 
 

@@ -49,6 +49,7 @@ CREATE TABLE uploads (
     fingerprints TEXT,
     secret       BLOB,                   -- the session key, wrapped by journal.key
     receipt      TEXT,
+    trail        TEXT,                   -- what parts that went out early were read from
     receiving_at REAL,                   -- when a receiving report was last queued
     report_at    REAL,                   -- when the first pending report is due; NULL: none can go
     UNIQUE (directory, tus_id, generation)
@@ -92,6 +93,7 @@ CREATE TABLE parts (
     size      INTEGER NOT NULL,
     etag      TEXT NOT NULL,
     crc64nvme BLOB NOT NULL,             -- 8 bytes, big-endian: SQL knows no unsigned 64 bits
+    plaintext TEXT NOT NULL,             -- BLAKE3, hex, of one that went out early; else empty
     PRIMARY KEY (upload, position, number),
     FOREIGN KEY (upload, position) REFERENCES deliveries (upload, position) ON DELETE CASCADE
 ) STRICT, WITHOUT ROWID;

@@ -32,6 +32,7 @@ from daemon.journal.model import (
     NewDelivery,
     Report,
     Sighting,
+    Trail,
     Upload,
     UploadDetails,
     UploadState,
@@ -155,8 +156,20 @@ class SqliteJournal:
             lambda tx: processing.plan(tx, upload, envelope, deliveries, identity, now)
         )
 
+    async def follow(
+        self, upload: str, envelope: Envelope, deliveries: Sequence[NewDelivery], trail: Trail
+    ) -> None:
+        """Receiving, and delivered meanwhile."""
+        await self._writer.run(
+            lambda tx: processing.follow(tx, upload, envelope, deliveries, trail)
+        )
+
+    async def go_on(self, upload: str, identity: Identity, now: float) -> None:
+        """Received → processing, with what was fixed while it was received."""
+        await self._writer.run(lambda tx: processing.go_on(tx, upload, identity, now))
+
     async def start_over(self, upload: str, now: float) -> None:
-        """Processing → received."""
+        """Nothing is left of what was sealed."""
         await self._writer.run(lambda tx: processing.start_over(tx, upload, now))
 
     async def envelope(self, upload: str) -> Envelope:
