@@ -191,7 +191,12 @@ class _Builder:
                 ("hooks", "listen"),
                 f'found {describe(table.listen)}, expected "HOST:PORT" such as "127.0.0.1:8121"',
             )
-        return Hooks(socket=socket, listen=table.listen, timeout=float(table.timeout))
+        return Hooks(
+            socket=socket,
+            listen=table.listen,
+            timeout=float(table.timeout),
+            study_ids=table.study_ids,
+        )
 
     def _api(self, table: ApiTable) -> Api:
         url = self._api_url(table.url)

@@ -58,6 +58,7 @@ class HooksTable(msgspec.Struct):
     socket: str = "/run/dropoffd/hooks.sock"
     listen: str = ""
     timeout: Duration = Duration(10)
+    study_ids: bool = False
 
 
 class PathsTable(msgspec.Struct):

@@ -35,6 +35,8 @@ class Hooks(msgspec.Struct, frozen=True, kw_only=True):
     socket: Path
     listen: str = ""
     timeout: float = 10.0
+    study_ids: bool = False
+    """Whether pre-create makes tusd (2.3 or newer) keep each upload below its study."""
 
 
 class ApiPaths(msgspec.Struct, frozen=True, kw_only=True):
