@@ -24,7 +24,9 @@ class DestinationSpec(Discreet, frozen=True, kw_only=True, omit_defaults=True):
     ``name`` is the name in the config, or ``inline-<n>`` for one that the REST API described.
     """
 
-    HIDDEN: ClassVar[frozenset[str]] = frozenset({"access_key", "secret_key", "session_token"})
+    HIDDEN: ClassVar[frozenset[str]] = frozenset(
+        {"access_key", "secret_key", "session_token", "password", "key"}
+    )
 
     name: str
     type: Literal["s3", "directory", "webdav", "sftp"]
@@ -37,8 +39,23 @@ class DestinationSpec(Discreet, frozen=True, kw_only=True, omit_defaults=True):
     secret_key: str = ""
     session_token: str = ""
     ca_file: str = ""
-    # directory
+    # directory; for sftp: where names begin on the server
     directory: str = ""
+    # webdav and sftp
+    user: str = ""
+    password: str = ""
+    """For sftp with an encrypted ``key``: its passphrase."""
+    # webdav, which also uses ca_file
+    url: str = ""
+    chunks: bool = True
+    """Whether a server that offers chunked uploads may be sent them."""
+    # sftp
+    host: str = ""
+    port: int = 22
+    key: str = ""
+    """A private key, or the absolute path of its file."""
+    host_keys: str = ""
+    """The server's public key, or the absolute path of a known_hosts file."""
 
 
 class Target(msgspec.Struct, frozen=True, kw_only=True):

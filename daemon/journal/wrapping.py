@@ -19,7 +19,10 @@ KEY_SIZE = 32
 _NONCE_SIZE = 12
 
 PUBLIC_FIELDS = frozenset(
-    {"name", "type", "verify", "endpoint", "bucket", "region", "ca_file", "directory"}
+    {
+        *("name", "type", "verify", "endpoint", "bucket", "region", "ca_file", "directory"),
+        *("user", "url", "chunks", "host", "port", "host_keys"),
+    }
 )
 """What of a destination may stand in the journal in clear. All else is wrapped, so that a field
 added later is kept secret until somebody decides otherwise."""
