@@ -15,18 +15,23 @@ from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from pipeline.envelope import age_header as head
 from pipeline.envelope.age_keys import age_public
+from pipeline.envelope.age_stanzas import FILE_KEY, derive, unlock
 from pipeline.envelope.base import (
     BATCH,
     MAX_RECIPIENTS,
     SEGMENT,
     Made,
+    Opened,
+    Passphrase,
     Readable,
     Sealer,
     check_offset,
+    opened_size,
     read_batches,
     read_full,
     segments_of,
 )
+from pipeline.envelope.ranges import open_whole
 from pipeline.envelope.segments import NONCE, TAG, SegmentSealer
 from pipeline.envelope.x25519 import fingerprint
 from pipeline.errors import EnvelopeError, RecipientError
@@ -52,10 +57,10 @@ class Age:
             raise RecipientError("encryption is asked for, and no recipient is given")
         if len(public_keys) > MAX_RECIPIENTS:
             raise RecipientError(f"{len(public_keys)} recipients, at most {MAX_RECIPIENTS} can be")
-        file_key, salt = os.urandom(head.FILE_KEY), os.urandom(_SALT)
+        file_key, salt = os.urandom(FILE_KEY), os.urandom(_SALT)
         header = head.make_header(file_key, public_keys) + salt
         fingerprints = tuple(fingerprint("age", public) for public in public_keys)
-        return Made(head.derive(file_key, salt, b"payload"), header, fingerprints)
+        return Made(derive(file_key, salt, b"payload"), header, fingerprints)
 
     def sealed_size(self, header_length: int, plaintext_size: int) -> int:
         """An empty plaintext is a header and one empty segment."""
@@ -71,13 +76,19 @@ class Age:
         """See :meth:`pipeline.envelope.base.Format.sealer`."""
         return _AgeSealer(key, plaintext_size)
 
-    def open_stream(self, source: Readable, secret_key: bytes) -> Iterator[memoryview]:
-        """See :meth:`pipeline.envelope.base.Format.open_stream`."""
-        file_key, rest = head.open_header(source, secret_key)
+    def open_header(
+        self, source: Readable, secret_keys: Sequence[bytes], passphrase: Passphrase | None = None
+    ) -> tuple[Opened, Readable]:
+        """See :meth:`pipeline.envelope.base.Format.open_header`."""
+        length, file_key, rest = head.open_header(source, unlock(secret_keys, passphrase))
         salt = read_full(rest, _SALT)
         if len(salt) < _SALT:
             raise EnvelopeError("the header is cut short")
-        return _open_segments(rest, head.derive(file_key, salt, b"payload"))
+        return _OpenedAge(length + _SALT, derive(file_key, salt, b"payload")), rest
+
+    def open_stream(self, source: Readable, secret_key: bytes) -> Iterator[memoryview]:
+        """See :meth:`pipeline.envelope.base.Format.open_stream`."""
+        return open_whole(*self.open_header(source, [secret_key]))
 
 
 class _AgeSealer(SegmentSealer):
@@ -95,29 +106,55 @@ class _AgeSealer(SegmentSealer):
         return self._cipher.encrypt_into(_nonce(0, _LAST), b"", None, out[:TAG])
 
 
+class _OpenedAge:
+    """See :class:`~pipeline.envelope.base.Opened`."""
+
+    sealed_segment = SEALED_SEGMENT
+    marks_end = True
+
+    def __init__(self, header_length: int, key: bytes) -> None:
+        self.header_length = header_length
+        self._key = key
+
+    def plaintext_size(self, sealed_size: int) -> int:
+        body = sealed_size - self.header_length
+        size = opened_size(body, TAG)
+        # Only an empty file has an empty segment, and it has one.
+        if body != size + max(1, segments_of(size)) * TAG:
+            raise EnvelopeError("the file is cut short")
+        return size
+
+    def kept(self, plaintext_size: int) -> list[tuple[int, int]]:
+        return [(0, plaintext_size)]
+
+    def segments(self, source: Readable, first: int, *, is_end: bool) -> Iterator[memoryview]:
+        cipher = ChaCha20Poly1305(self._key)
+        out = memoryview(bytearray(BATCH * SEGMENT))
+        segment = first
+        for batch, is_last in read_batches(source, BATCH * SEALED_SEGMENT):
+            view = memoryview(batch)
+            written = 0
+            for start in range(0, len(view) or 1, SEALED_SEGMENT):
+                sealed = view[start : start + SEALED_SEGMENT]
+                behind = is_end and is_last and start + SEALED_SEGMENT >= len(view)
+                nonce = _nonce(segment, _LAST if behind else 0)
+                written += _open_segment(cipher, segment, nonce, sealed, out[written:])
+                segment += 1
+            yield out[:written]
+
+
+def _open_segment(
+    cipher: ChaCha20Poly1305, segment: int, nonce: bytes, sealed: memoryview, out: memoryview
+) -> int:
+    length = len(sealed) - TAG
+    # Only an empty file ends with an empty segment.
+    if length < (1 if segment else 0):
+        raise EnvelopeError(f"segment {segment} is cut short")
+    try:
+        return cipher.decrypt_into(nonce, sealed, None, out[:length])
+    except InvalidTag:
+        raise EnvelopeError(f"segment {segment} is damaged, or cut off behind") from None
+
+
 def _nonce(segment: int, mark: int) -> bytes:
     return ((segment << _COUNTER_SHIFT) + mark).to_bytes(NONCE, "big")
-
-
-def _open_segments(source: Readable, key: bytes) -> Iterator[memoryview]:
-    cipher = ChaCha20Poly1305(key)
-    out = memoryview(bytearray(BATCH * SEGMENT))
-    segment = 0
-    for batch, is_end in read_batches(source, BATCH * SEALED_SEGMENT):
-        view = memoryview(batch)
-        written = 0
-        for start in range(0, len(view) or 1, SEALED_SEGMENT):
-            sealed = view[start : start + SEALED_SEGMENT]
-            mark = _LAST if is_end and start + SEALED_SEGMENT >= len(view) else 0
-            length = len(sealed) - TAG
-            # Only an empty file ends with an empty segment.
-            if length < (1 if segment else 0):
-                raise EnvelopeError(f"segment {segment} is cut short")
-            try:
-                place = out[written : written + length]
-                cipher.decrypt_into(_nonce(segment, mark), sealed, None, place)
-            except InvalidTag:
-                raise EnvelopeError(f"segment {segment} is damaged, or cut off behind") from None
-            written += length
-            segment += 1
-        yield out[:written]

@@ -38,18 +38,18 @@ def age_public(text: str) -> bytes:
     return public_key
 
 
-def age_secret(text: str) -> bytes:
-    """The raw secret key of an identity file that holds one. Raises EnvelopeError."""
-    line = _line(text)
-    if line is None:
-        raise EnvelopeError("an age key file must hold one secret key")
-    try:
-        prefix, secret_key = bech32.decode(line)
-    except ValueError as error:
-        raise EnvelopeError(f"no age secret key: {error}") from None
-    if prefix != IDENTITY_PREFIX or len(secret_key) != SIZE:
-        raise EnvelopeError("no age secret key of the X25519 kind")
-    return secret_key
+def age_secrets(text: str) -> tuple[bytes, ...]:
+    """The raw secret keys of an identity file: one a line, comments and empty lines between them.
+
+    Raises EnvelopeError where there is none, or a line is of another kind; its message never
+    repeats the text.
+    """
+    if len(text) > MAX_TEXT:
+        raise EnvelopeError("too long for an age key file")
+    found = tuple(dict.fromkeys(map(_secret, _lines(text))))
+    if not found:
+        raise EnvelopeError("an age key file must hold a secret key")
+    return found
 
 
 def is_age_secret(text: str) -> bool:
@@ -65,9 +65,22 @@ def age_generate() -> KeyPair:
     return KeyPair(secret=f"# public key: {public}\n{secret}\n", public=f"{public}\n")
 
 
+def _secret(line: str) -> bytes:
+    try:
+        prefix, secret_key = bech32.decode(line)
+    except ValueError as error:
+        raise EnvelopeError(f"no age secret key: {error}") from None
+    if prefix != IDENTITY_PREFIX or len(secret_key) != SIZE:
+        raise EnvelopeError("no age secret key of the X25519 kind")
+    return secret_key
+
+
 def _line(text: str) -> str | None:
     """The one line that is no comment; None where there is none, or more than one."""
-    if len(text) > MAX_TEXT:
-        return None
-    lines = [line for line in map(str.strip, text.splitlines()) if line and line[0] != "#"]
+    lines = _lines(text) if len(text) <= MAX_TEXT else []
     return lines[0] if len(lines) == 1 else None
+
+
+def _lines(text: str) -> list[str]:
+    """The lines that are no comments."""
+    return [line for line in map(str.strip, text.splitlines()) if line and line[0] != "#"]

@@ -7,8 +7,10 @@ is sealed without the parts before it, and sealing it again gives the same bytes
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple, Protocol
+
+from pipeline.errors import EnvelopeError
 
 SEGMENT: Final = 65536
 """Plaintext bytes of each segment but the last."""
@@ -25,6 +27,21 @@ class Readable(Protocol):
 
     def read(self, size: int, /) -> bytes:
         """At most ``size`` bytes."""
+
+
+class Seekable(Protocol):
+    """A source of bytes that can be read from any place on."""
+
+    @property
+    def size(self) -> int:
+        """All of its bytes."""
+
+    def reader(self, start: int, stop: int) -> Readable:
+        """The bytes from ``start`` to before ``stop``. Valid until the next one is asked for."""
+
+
+Passphrase = Callable[[], bytes]
+"""Asked for the passphrase where one is needed."""
 
 
 class Made(NamedTuple):
@@ -54,6 +71,38 @@ class Sealer(Protocol):
         call with an empty view (for age, that is a segment of its own).
 
         Raises ValueError where ``out`` is too small, or the plaintext isn't the upload's.
+        """
+
+
+class Opened(Protocol):
+    """A sealed object whose header was read: what opens its segments, in any order."""
+
+    @property
+    def header_length(self) -> int:
+        """Bytes before the first segment."""
+
+    @property
+    def sealed_segment(self) -> int:
+        """Sealed bytes of each segment but the last."""
+
+    @property
+    def marks_end(self) -> bool:
+        """Whether the last segment tells that it is the last one."""
+
+    def plaintext_size(self, sealed_size: int) -> int:
+        """Bytes that all segments of an object of ``sealed_size`` bytes hold.
+
+        Raises EnvelopeError where no object can be that long.
+        """
+
+    def kept(self, plaintext_size: int) -> list[tuple[int, int]]:
+        """What of them is meant to be read, as pairs of start and stop, in their order."""
+
+    def segments(self, source: Readable, first: int, *, is_end: bool) -> Iterator[memoryview]:
+        """The plaintext of the segments in ``source``, of which the first is number ``first``.
+
+        ``is_end`` tells whether the object ends with them. A view is valid until the next one is
+        taken. Raises EnvelopeError for bytes that are damaged or cut short.
         """
 
 
@@ -88,6 +137,16 @@ class Format(Protocol):
     def sealer(self, key: bytes, plaintext_size: int) -> Sealer:
         """What seals an upload of ``plaintext_size`` bytes with the session key ``key``."""
 
+    def open_header(
+        self, source: Readable, secret_keys: Sequence[bytes], passphrase: Passphrase | None = None
+    ) -> tuple[Opened, Readable]:
+        """Read the header, and give what opens the segments, and the segments themselves.
+
+        ``secret_keys`` are X25519 secret keys, 32 raw bytes each, any of which may fit;
+        ``passphrase`` is asked where the format can be sealed by one, and is. Raises
+        EnvelopeError where none fits, or the header is damaged.
+        """
+
     def open_stream(self, source: Readable, secret_key: bytes) -> Iterator[memoryview]:
         """The plaintext of the object in ``source``, in constant memory.
 
@@ -100,6 +159,17 @@ class Format(Protocol):
 def segments_of(plaintext_size: int) -> int:
     """How many segments a plaintext has; none where it is empty."""
     return -(-plaintext_size // SEGMENT)
+
+
+def opened_size(body: int, overhead: int) -> int:
+    """Plaintext bytes of segments that take ``body`` bytes, ``overhead`` of them in each.
+
+    Raises EnvelopeError where the last one is too short to be one.
+    """
+    full, rest = divmod(body, SEGMENT + overhead)
+    if body < 0 or 0 < rest < overhead:
+        raise EnvelopeError("the file is cut short")
+    return full * SEGMENT + (rest - overhead if rest else 0)
 
 
 def check_offset(plaintext_offset: int) -> None:

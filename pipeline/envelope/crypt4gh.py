@@ -7,8 +7,6 @@ is why a receipt carries size and digest of the plaintext, see :mod:`pipeline.re
 from __future__ import annotations
 
 import os
-import sys
-from collections import deque
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from typing import Final
@@ -23,13 +21,17 @@ from pipeline.envelope.base import (
     MAX_RECIPIENTS,
     SEGMENT,
     Made,
+    Opened,
+    Passphrase,
     Readable,
     Sealer,
     check_offset,
+    opened_size,
     read_batches,
     segments_of,
 )
 from pipeline.envelope.keys import crypt4gh_public
+from pipeline.envelope.ranges import open_whole
 from pipeline.envelope.segments import KEY, NONCE, TAG, SegmentSealer
 from pipeline.envelope.x25519 import fingerprint
 from pipeline.errors import EnvelopeError, RecipientError
@@ -73,25 +75,56 @@ class Crypt4GH:
         """See :meth:`pipeline.envelope.base.Format.sealer`."""
         return SegmentSealer(key, plaintext_size, stored=NONCE)
 
+    def open_header(
+        self, source: Readable, secret_keys: Sequence[bytes], passphrase: Passphrase | None = None
+    ) -> tuple[Opened, Readable]:
+        """See :meth:`pipeline.envelope.base.Format.open_header`. No passphrase opens one."""
+        del passphrase
+        return _OpenedCrypt4GH(head.open_header(source, secret_keys)), source
+
     def open_stream(self, source: Readable, secret_key: bytes) -> Iterator[memoryview]:
         """See :meth:`pipeline.envelope.base.Format.open_stream`. Edit lists are followed."""
-        keys, edits = head.open_header(source, secret_key)
-        plaintext = _open_segments(source, keys)
-        return plaintext if edits is None else _edited(plaintext, edits)
+        return open_whole(*self.open_header(source, [secret_key]))
 
 
-def _open_segments(source: Readable, keys: Sequence[bytes]) -> Iterator[memoryview]:
-    ciphers = [ChaCha20Poly1305(key) for key in keys]
-    out = memoryview(bytearray(BATCH * SEGMENT))
-    segment = 0
-    for batch, _ in read_batches(source, BATCH * SEALED_SEGMENT):
-        view = memoryview(batch)
-        written = 0
-        for start in range(0, len(view), SEALED_SEGMENT):
-            sealed = view[start : start + SEALED_SEGMENT]
-            written += _open_segment(ciphers, segment, sealed, out[written:])
-            segment += 1
-        yield out[:written]
+class _OpenedCrypt4GH:
+    """See :class:`~pipeline.envelope.base.Opened`."""
+
+    sealed_segment = SEALED_SEGMENT
+    marks_end = False
+
+    def __init__(self, header: head.Header) -> None:
+        self.header_length = header.length
+        self._keys = header.keys
+        self._edits = header.edits
+
+    def plaintext_size(self, sealed_size: int) -> int:
+        return opened_size(sealed_size - self.header_length, NONCE + TAG)
+
+    def kept(self, plaintext_size: int) -> list[tuple[int, int]]:
+        """What an edit list leaves: its lengths are skipped and kept in turns.
+
+        After a last length to skip everything is kept, after a last one to keep nothing more is.
+        """
+        bounds = [min(bound, plaintext_size) for bound in accumulate(self._edits or (0,))]
+        if len(bounds) % 2:
+            bounds.append(plaintext_size)
+        pairs = zip(bounds[::2], bounds[1::2], strict=True)
+        return [(start, stop) for start, stop in pairs if start < stop]
+
+    def segments(self, source: Readable, first: int, *, is_end: bool) -> Iterator[memoryview]:
+        del is_end  # nothing in the format tells
+        ciphers = [ChaCha20Poly1305(key) for key in self._keys]
+        out = memoryview(bytearray(BATCH * SEGMENT))
+        segment = first
+        for batch, _ in read_batches(source, BATCH * SEALED_SEGMENT):
+            view = memoryview(batch)
+            written = 0
+            for start in range(0, len(view), SEALED_SEGMENT):
+                sealed = view[start : start + SEALED_SEGMENT]
+                written += _open_segment(ciphers, segment, sealed, out[written:])
+                segment += 1
+            yield out[:written]
 
 
 def _open_segment(
@@ -112,26 +145,3 @@ def _open_segment(
             ciphers.insert(0, cipher)
         return length
     raise EnvelopeError(f"segment {segment} is damaged or cut short")
-
-
-def _edited(plaintext: Iterator[memoryview], edits: Sequence[int]) -> Iterator[memoryview]:
-    """What an edit list leaves: its lengths are skipped and kept in turns.
-
-    After a last length to skip everything is kept, after a last one to keep nothing more is.
-    """
-    bounds = list(accumulate(edits))
-    if len(bounds) % 2:
-        bounds.append(sys.maxsize)
-    kept = deque(zip(bounds[::2], bounds[1::2], strict=True))
-    position = 0
-    for view in plaintext:
-        end = position + len(view)
-        while kept and kept[0][0] < end:
-            start, stop = kept[0]
-            yield view[max(start, position) - position : min(stop, end) - position]
-            if stop > end:
-                break
-            kept.popleft()
-        if not kept:
-            return
-        position = end

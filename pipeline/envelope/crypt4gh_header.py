@@ -9,7 +9,7 @@ import hashlib
 import os
 import struct
 from collections.abc import Iterator, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
@@ -60,18 +60,37 @@ def join(packets: Sequence[bytes]) -> bytes:
     return _START.pack(MAGIC, VERSION, len(packets)) + b"".join(packets)
 
 
-def open_header(source: Readable, secret_key: bytes) -> tuple[list[bytes], list[int] | None]:
-    """Read the header, and give its session keys and its edit list, None where it has none.
+class Header(NamedTuple):
+    """What a header gives to one who can open it."""
+
+    length: int
+    """Bytes of all of it."""
+    keys: list[bytes]
+    """Session keys; each may have sealed any segment. Secrets."""
+    edits: list[int] | None
+    """Lengths to skip and to keep in turns; None where there is no edit list."""
+
+    def __repr__(self) -> str:
+        """Without the keys."""
+        return f"Header(length={self.length}, keys={len(self.keys)})"
+
+
+def open_header(source: Readable, secret_keys: Sequence[bytes]) -> Header:
+    """Read the header with the keys of one who may be a recipient.
 
     Leaves ``source`` at the first segment. Raises EnvelopeError where the header is damaged,
-    asks for more than a reader should do, or holds nothing for this key.
+    asks for more than a reader should do, or holds nothing for these keys.
     """
-    reader = X25519PrivateKey.from_private_bytes(secret_key)
-    reader_public = public_of(secret_key)
+    readers = [
+        (X25519PrivateKey.from_private_bytes(secret_key), public_of(secret_key))
+        for secret_key in secret_keys
+    ]
     keys: list[bytes] = []
     edits: list[int] | None = None
+    length = _START.size
     for packet in _packets(source):
-        payload = _open_packet(reader, reader_public, packet)
+        length += _INT.size + len(packet)
+        payload = _open_packet(readers, packet)
         if payload is None:
             continue
         kind, content = _number(payload), payload[_INT.size :]
@@ -85,7 +104,7 @@ def open_header(source: Readable, secret_key: bytes) -> tuple[list[bytes], list[
         raise EnvelopeError("this file isn't sealed for the given key")
     if len(keys) > MAX_KEYS:
         raise EnvelopeError(f"{len(keys)} session keys, at most {MAX_KEYS} are tried")
-    return keys, edits
+    return Header(length, keys, edits)
 
 
 def _packets(source: Readable) -> Iterator[bytes]:
@@ -110,21 +129,24 @@ def _packets(source: Readable) -> Iterator[bytes]:
         yield packet
 
 
-def _open_packet(reader: X25519PrivateKey, reader_public: bytes, packet: bytes) -> bytes | None:
+def _open_packet(readers: Sequence[tuple[X25519PrivateKey, bytes]], packet: bytes) -> bytes | None:
     """The payload; None where the packet is for somebody else."""
     start = _INT.size + SIZE
     if _number(packet) != _X25519_CHACHA20 or len(packet) < start + NONCE + TAG:
         return None
     writer_public = packet[_INT.size : start]
-    try:
-        shared = reader.exchange(X25519PublicKey.from_public_bytes(writer_public))
-    except ValueError:  # a low-order point: nobody sealed anything with it
-        return None
-    cipher = ChaCha20Poly1305(_shared_key(shared, reader_public, writer_public))
-    try:
-        return cipher.decrypt(packet[start : start + NONCE], packet[start + NONCE :], None)
-    except InvalidTag:
-        return None
+    nonce, sealed = packet[start : start + NONCE], packet[start + NONCE :]
+    for reader, reader_public in readers:
+        try:
+            shared = reader.exchange(X25519PublicKey.from_public_bytes(writer_public))
+        except ValueError:  # a low-order point: nobody sealed anything with it
+            return None
+        cipher = ChaCha20Poly1305(_shared_key(shared, reader_public, writer_public))
+        try:
+            return cipher.decrypt(nonce, sealed, None)
+        except InvalidTag:
+            continue
+    return None
 
 
 def _session_key(content: bytes) -> bytes:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Callable
 from typing import Final
 
 import msgspec
@@ -15,15 +14,13 @@ from cryptography.hazmat.primitives.kdf.pbkdf2 import PBKDF2HMAC
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
 from pipeline.envelope.armour import unbase64, unwrap, wrap
+from pipeline.envelope.base import Passphrase
 from pipeline.envelope.segments import KEY, NONCE
 from pipeline.envelope.x25519 import SIZE, check_public, public_of
 from pipeline.errors import EnvelopeError, RecipientError
 
 PUBLIC_LABEL: Final = "CRYPT4GH PUBLIC KEY"
 PRIVATE_LABEL: Final = "CRYPT4GH PRIVATE KEY"
-
-Passphrase = Callable[[], bytes]
-"""Asked for the passphrase, once, where a key file is protected by one."""
 
 _MAGIC: Final = b"c4gh-v1"
 _CIPHER: Final = b"chacha20_poly1305"

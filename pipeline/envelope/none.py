@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from pipeline.envelope.base import BATCH, SEGMENT, Made, Readable, Sealer, check_offset, read_full
+from pipeline.envelope.base import (
+    BATCH,
+    SEGMENT,
+    Made,
+    Opened,
+    Passphrase,
+    Readable,
+    Sealer,
+    check_offset,
+    read_full,
+)
 
 
 class PlainSealer:
@@ -45,8 +55,33 @@ class Plain:
         del key, plaintext_size
         return PlainSealer()
 
+    def open_header(
+        self, source: Readable, secret_keys: Sequence[bytes], passphrase: Passphrase | None = None
+    ) -> tuple[Opened, Readable]:
+        """There is none, and no key is needed."""
+        del secret_keys, passphrase
+        return _OpenedPlain(), source
+
     def open_stream(self, source: Readable, secret_key: bytes) -> Iterator[memoryview]:
         """The source as it is."""
         del secret_key
+        return _OpenedPlain().segments(source, 0, is_end=True)
+
+
+class _OpenedPlain:
+    """See :class:`~pipeline.envelope.base.Opened`."""
+
+    header_length = 0
+    sealed_segment = SEGMENT
+    marks_end = False
+
+    def plaintext_size(self, sealed_size: int) -> int:
+        return sealed_size
+
+    def kept(self, plaintext_size: int) -> list[tuple[int, int]]:
+        return [(0, plaintext_size)]
+
+    def segments(self, source: Readable, first: int, *, is_end: bool) -> Iterator[memoryview]:
+        del first, is_end
         while piece := read_full(source, BATCH * SEGMENT):
             yield memoryview(piece)

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from pipeline import envelope
 from pipeline.envelope import SEGMENT, age_header, bech32
 from pipeline.envelope.age import SEALED_SEGMENT
-from pipeline.envelope.age_keys import age_generate, age_public, age_secret
+from pipeline.envelope.age_keys import age_generate, age_public, age_secrets
+from pipeline.envelope.age_stanzas import to_base64, unlock
 from pipeline.envelope.x25519 import fingerprint
 from pipeline.errors import EnvelopeError, RecipientError
 
@@ -37,7 +38,7 @@ def seal(plaintext: bytes, *recipients: str) -> bytes:
 
 
 def unseal(sealed: bytes, secret: str = ALICE.secret) -> bytes:
-    stream = FORM.open_stream(io.BytesIO(sealed), age_secret(secret))
+    stream = FORM.open_stream(io.BytesIO(sealed), age_secrets(secret)[0])
     return b"".join(bytes(piece) for piece in stream)
 
 
@@ -185,10 +186,13 @@ def test_stanzas_of_other_kinds_are_passed_over() -> None:
     ours = age_header.make_header(file_key, [age_public(ALICE.public)])
     body = b"-> grease two\n" + b"A" * 64 + b"\n\n"
     text = ours[: ours.rindex(b" ")].replace(b"v1\n", b"v1\n" + body, 1)
-    mac = age_header._base64(age_header._mac(file_key, text))
+    mac = to_base64(age_header._mac(file_key, text))
     sealed = text + b" " + mac + b"\n"
-    found, rest = age_header.open_header(io.BytesIO(sealed + b"rest"), age_secret(ALICE.secret))
-    assert (found, rest.read(10)) == (file_key, b"rest")
+    opened = age_header.open_header(
+        io.BytesIO(sealed + b"rest"), unlock(age_secrets(ALICE.secret), None)
+    )
+    assert (opened.length, opened.file_key) == (len(sealed), file_key)
+    assert opened.rest.read(10) == b"rest"
 
 
 # Keys
@@ -256,8 +260,10 @@ def test_low_order_points_are_refused() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "one secret key"),
-        (ALICE.secret + BOB.secret, "one secret key"),
+        ("", "hold a secret key"),
+        ("# only a comment\n", "hold a secret key"),
+        ("#" * 20_000, "too long"),
+        (f"{ALICE.secret}AGE-PLUGIN-YUBIKEY-1QQQ\n", "no age secret key"),
         (ALICE.public, "no age secret key of"),
         (identity(ALICE.secret)[:-1], "checksum"),
         (bech32.encode("age-secret-key-", bytes(31)), "no age secret key of"),
@@ -265,7 +271,7 @@ def test_low_order_points_are_refused() -> None:
 )
 def test_what_is_no_secret_key_is_refused(text: str, message: str) -> None:
     with pytest.raises(EnvelopeError, match=message):
-        age_secret(text)
+        age_secrets(text)
 
 
 @given(st.binary(max_size=60), st.sampled_from(["age", "age-secret-key-", "x1y"]))
