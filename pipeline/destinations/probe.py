@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 from awscrt.checksums import crc64nvme
 
-from pipeline.destinations import below, crc, open_destination
+from pipeline.destinations import below, crc, limits_of, open_destination
+from pipeline.destinations.base import PartPlace
 from pipeline.destinations.looking import look, on_files
 from pipeline.errors import (
     DestinationError,
@@ -81,7 +82,7 @@ async def probe(spec: DestinationSpec, token: str, prefix: str = "") -> list[str
         return await _probe_s3(spec, f"{prefix}{PREFIX}{token}", token)
     if spec.type == "directory":
         return await _probe_directory(spec, f"{PREFIX}{token}", token)
-    raise DestinationRefusedError(f"destinations of type {spec.type} are not available")
+    return await _probe_parts(spec, Target(upload=token, name=f"{PREFIX}{token}", size=_SIZE))
 
 
 async def _probe_directory(spec: DestinationSpec, name: str, token: str) -> list[str]:
@@ -90,6 +91,31 @@ async def _probe_directory(spec: DestinationSpec, name: str, token: str) -> list
 
     async with _removing(name, remove):
         await _write(spec, Target(upload=token, name=name, size=_SIZE))
+    return []
+
+
+async def _probe_parts(spec: DestinationSpec, target: Target) -> list[str]:
+    """The beginning of an upload, for storages where only unfinished objects can be removed."""
+    if not limits_of(spec).parts:
+        return ["objects are sent in one go, and could not be removed again"]
+    body = ProbeBody(os.urandom(target.size))
+    place = PartPlace(number=1, offset=0, size=body.size)
+    reference = ""
+    destination = open_destination(spec)
+
+    async def remove() -> None:
+        await destination.abort(target, reference)
+
+    try:
+        async with _removing(target.name, remove):
+            reference = await destination.begin(target, stale=True)
+            await destination.put_part(target, reference, place, body)
+            held = (await destination.resume(target, reference)).held
+            listed = held[0] if held else None
+            if await destination.prove_part(target, reference, place, body, listed) is None:
+                return ["what was written could not be compared"]
+    finally:
+        await destination.aclose()
     return []
 
 
