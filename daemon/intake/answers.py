@@ -38,15 +38,29 @@ def unavailable(seconds: float | None = None) -> Refusal:
     return Refusal(503, UNAVAILABLE, retry_after)
 
 
-def accept(event: Event, dropoff_id: str, *, over_http: bool) -> web.Response:
-    """Let an upload through; tusd 2 also takes the announcement's id into the metadata."""
+class Admission(msgspec.Struct, frozen=True):
+    """An upload that may be."""
+
+    dropoff_id: str
+    """Of its announcement."""
+    tus_id: str | None = None
+    """The id that it is to have; None: the server's own."""
+
+
+def accept(event: Event, admission: Admission, *, over_http: bool) -> web.Response:
+    """Let an upload through.
+
+    tusd 2 also takes the announcement's id into the metadata, and gives the upload the id it is to
+    have.
+    """
     if event.shape != "tusd":
         return web.Response(text="{}", content_type="application/json")
-    metadata = event.upload.metadata | {"dropoff_id": dropoff_id}
-    body = msgspec.json.encode({"ChangeFileInfo": {"MetaData": metadata}})
+    changes: dict[str, object] = {} if admission.tus_id is None else {"ID": admission.tus_id}
+    metadata = event.upload.metadata | {"dropoff_id": admission.dropoff_id}
+    body = msgspec.json.encode({"ChangeFileInfo": {**changes, "MetaData": metadata}})
     if over_http and len(body) > TUSD_LIMIT:
-        # The announcement is then found by study, name and size.
-        body = b"{}"
+        # The announcement is then found by the id that we gave, or by study, name and size.
+        body = msgspec.json.encode({"ChangeFileInfo": changes} if changes else {})
     return web.Response(body=body, content_type="application/json")
 
 

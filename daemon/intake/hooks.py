@@ -26,10 +26,11 @@ from daemon.errors import (
     StudyMissingError,
     StudyRefusedError,
 )
-from daemon.intake.answers import Refusal, accept, refuse, unavailable
+from daemon.intake.answers import Admission, Refusal, accept, refuse, unavailable
 from daemon.intake.events import Event, parse_event
 from daemon.intake.hints import Lookout, follow
 from daemon.intake.info import MAX_INFO
+from daemon.intake.study_places import id_below, make_place
 from daemon.journal.model import Announcement
 from daemon.journal.protocol import IntakeJournal
 from daemon.plan import Announcing, Broker
@@ -71,7 +72,7 @@ class HookServer:
         self.ready = asyncio.Event()
         """Set while it listens."""
         self._hooks = settings.hooks
-        self._study_key = settings.uploads.study_key
+        self._uploads = settings.uploads
         self._broker = broker
         self._journal = journal
         self._lookout = lookout
@@ -170,9 +171,9 @@ class HookServer:
         return web.Response(text="{}", content_type="application/json")
 
     async def _pre_create(self, event: Event, began: float, *, over_http: bool) -> web.Response:
-        study = event.upload.study(self._study_key)
+        study = event.upload.study(self._uploads.study_key)
         try:
-            dropoff_id = await self._decide(event, study)
+            admission = await self._decide(event, study)
         except (StudyMissingError, StudyRefusedError) as error:
             self._record_decision(began, "refused", event, study, error)
             status = error.status if isinstance(error, StudyRefusedError) else 400
@@ -187,24 +188,39 @@ class HookServer:
             self._record_decision(began, "failed", event, study, error)
             return refuse(event, unavailable())
         self._record_decision(began, "accepted", event, study, None)
-        return accept(event, dropoff_id, over_http=over_http)
+        return accept(event, admission, over_http=over_http)
 
-    async def _decide(self, event: Event, study: str | None) -> str:
-        """Announce the upload, and give the announcement's id. Raises whatever speaks against."""
+    async def _decide(self, event: Event, study: str | None) -> Admission:
+        """Announce the upload. Raises whatever speaks against it."""
         if study is None:
-            raise StudyMissingError(f"the metadata {self._study_key!r} must hold the study's UUID")
-        dropoff_id = str(uuid.uuid4())
-        if event.upload.is_partial:
-            return dropoff_id  # announced as a whole, once it is put together
+            key = self._uploads.study_key
+            raise StudyMissingError(f"the metadata {key!r} must hold the study's UUID")
+        below = self._hooks.study_ids and event.shape == "tusd"
+        admission = Admission(str(uuid.uuid4()), id_below(study) if below else None)
         async with asyncio.timeout(self._hooks.timeout):
-            announcing = self._announcing(event, study, dropoff_id)
-            api_id = await self._broker.announce(announcing)
-            # Once the API knows of it the journal has to, even if the answer comes too late.
-            remembering = asyncio.create_task(self._remember(announcing, api_id))
-            self._remembering.add(remembering)
-            remembering.add_done_callback(self._remembering.discard)
-            await asyncio.shield(remembering)
-        return dropoff_id
+            # A part is not announced: the whole is, once it is put together.
+            if not event.upload.is_partial:
+                await self._announce(event, study, admission)
+            if below:
+                await self._make_place(study)
+        return admission
+
+    async def _announce(self, event: Event, study: str, admission: Admission) -> None:
+        announcing = self._announcing(event, study, admission.dropoff_id)
+        api_id = await self._broker.announce(announcing)
+        # Once the API knows of it the journal has to, even if the answer comes too late.
+        tus_id = admission.tus_id or announcing.tus_id
+        remembering = asyncio.create_task(self._remember(announcing, api_id, tus_id))
+        self._remembering.add(remembering)
+        remembering.add_done_callback(self._remembering.discard)
+        await asyncio.shield(remembering)
+
+    async def _make_place(self, study: str) -> None:
+        try:
+            await asyncio.to_thread(make_place, self._uploads.directory, study)
+        except OSError as error:
+            # tusd makes it, or refuses the upload itself.
+            log.warning("no place for a study", study=study, error=error.strerror)
 
     def _announcing(self, event: Event, study: str, dropoff_id: str) -> Announcing:
         upload = event.upload
@@ -219,7 +235,9 @@ class HookServer:
             tus_id=upload.tus_id or None,
         )
 
-    async def _remember(self, announcing: Announcing, api_id: str | None) -> None:
+    async def _remember(
+        self, announcing: Announcing, api_id: str | None, tus_id: str | None
+    ) -> None:
         await self._journal.add_announcement(
             Announcement(
                 id=announcing.key,
@@ -228,7 +246,7 @@ class HookServer:
                 filename=announcing.filename,
                 size=announcing.size,
                 metadata=announcing.metadata,
-                tus_id=announcing.tus_id,
+                tus_id=tus_id,
                 created_at=self._clock(),
             )
         )

@@ -25,6 +25,7 @@ Size = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 _UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", re.ASCII)
 _FILENAME_KEYS = ("filename", "name")
 _DROPOFF_ID = "dropoff_id"
+_RUSTUS_STORAGE = "file_storage"
 
 
 class Info(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,7 +83,7 @@ class TusdUpload(msgspec.Struct, frozen=True, kw_only=True, rename="pascal"):
         if self.size is None and not self.size_is_deferred:
             raise InfoError("it has no Size")
         return Info(
-            server="tusd",
+            server="rustus" if storage.get("Type") == _RUSTUS_STORAGE else "tusd",
             tus_id=self.id,
             size=None if self.size_is_deferred else self.size,
             offset=None,
@@ -112,7 +113,7 @@ class RustusUpload(msgspec.Struct, frozen=True, kw_only=True):
 
     def info(self) -> Info:
         """Its meaning."""
-        if self.storage.lower().replace("-", "_") not in {"file_storage", "filestorage"}:
+        if self.storage.lower().replace("-", "_") not in {_RUSTUS_STORAGE, "filestorage"}:
             raise InfoError(f"rustus keeps the data in {self.storage!r}, expected a local file")
         return Info(
             server="rustus",
