@@ -5,32 +5,28 @@ from __future__ import annotations
 import argparse
 import math
 import os
-import re
 import shlex
 import shutil
-import stat
 import sys
-import tempfile
-from collections.abc import Mapping
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from daemon.cli.install_files import PLAIN_PATH, filled, is_ours, write
+from daemon.cli.install_nginx import OPERATORS, add_options, nginx
 from daemon.errors import ConfigError
 
 if TYPE_CHECKING:
     from daemon.settings import Settings
 
 SERVERS = ("tusd", "tusd1", "rustus")
-MARK = "Written by `dropoffd install hooks`"
-"""Stands in each hook that we may replace."""
-
+RUSTUS_FILE = "rustus-file"
+"""The hook for ``rustus --hooks-file``, which calls the others."""
 _POST_HOOKS = ("post-create", "post-receive", "pre-finish", "post-finish", "post-terminate")
 # rustus fails where the file of a hook is missing that it wants to call.
 _RUSTUS_HOOKS = ("post-create", "post-receive", "post-finish", "pre-terminate", "post-terminate")
 _MARGIN_SECONDS = 5
-_PLAIN_PATH = re.compile(r"[\w./+-]+", re.ASCII)
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -39,17 +35,18 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
     parser = commands.add_parser(
         "install",
-        help="write hooks or units",
-        description="Write the files that connect dropoffd with a tus server or with systemd,"
-        " filled in for the config. Files of others are never replaced.",
+        help="write hooks, nginx files or units",
+        description="Write the files that connect dropoffd with a tus server, with nginx or with"
+        " systemd, filled in for the config. Files of others are never replaced.",
     )
-    parser.add_argument("what", choices=("hooks", "systemd"))
+    parser.add_argument("what", choices=("hooks", "nginx", "systemd"))
     parser.add_argument(
         "--directory", metavar="DIR", type=Path, required=True, help="where to write them"
     )
     parser.add_argument(
-        "--server", choices=SERVERS, default="tusd", help="whose hooks (tusd: version 2)"
+        "--server", choices=SERVERS, default="tusd", help="which tus server (tusd: version 2)"
     )
+    add_options(parser)
     add_config(parser)
     add_json(parser)
     parser.set_defaults(run=install)
@@ -65,16 +62,18 @@ def install(arguments: argparse.Namespace) -> int:
         texts = hooks(places(arguments), arguments.server)
         mode = 0o755
     else:
-        texts = units(_settings_if_any(arguments))
+        settings = _settings_if_any(arguments)
+        nginx_wanted = arguments.what == "nginx"
+        texts = _nginx(arguments, settings, directory) if nginx_wanted else units(settings)
         mode = 0o644
-    foreign = [name for name, text in texts.items() if not _is_ours(directory / name, text)]
+    foreign = [name for name, text in texts.items() if not is_ours(directory / name, text)]
     if foreign:
         for name in foreign:
             sys.stderr.write(f"dropoffd: {directory / name} is not ours; move it away first\n")
         return 1
     written = [directory / name for name in texts]
     for path in written:
-        _write(path, texts[str(path.relative_to(directory))], mode)
+        write(path, texts[str(path.relative_to(directory))], mode)
     if arguments.json:
         print_json({"written": [str(path) for path in written]})
     else:
@@ -99,10 +98,13 @@ def hooks(settings: Settings, server: str, client: Path | None = None) -> dict[s
         "SECONDS": str(math.ceil(settings.hooks.timeout) + _MARGIN_SECONDS),
         "CLIENT": shlex.quote(str(program)),
     }
-    fields["ASK"] = _filled(share / ask, fields).rstrip("\n")
-    post = _filled(share / "post", fields)
+    fields["ASK"] = filled(share / ask, fields).rstrip("\n")
+    post = filled(share / "post", fields)
     names = _RUSTUS_HOOKS if server == "rustus" else _POST_HOOKS
-    return {"pre-create": _filled(share / "pre-create", fields)} | dict.fromkeys(names, post)
+    texts = {"pre-create": filled(share / "pre-create", fields)} | dict.fromkeys(names, post)
+    if server == "rustus":
+        texts[RUSTUS_FILE] = filled(share / "rustus-file", fields)
+    return texts
 
 
 def units(settings: Settings | None) -> dict[str, str]:
@@ -135,7 +137,7 @@ def _unit_paths(settings: Settings | None) -> dict[str, str]:
     paths["d /srv/tusd "] = f"d {settings.uploads.directory} "
     paths["d /var/spool/dropoffd"] = f"d {settings.spool}"
     for path in (program, settings.file, *writable):
-        if path is not None and not _PLAIN_PATH.fullmatch(str(path)):
+        if path is not None and not PLAIN_PATH.fullmatch(str(path)):
             raise ConfigError(f"{path}: expected a path without spaces and such, for systemd")
     return paths
 
@@ -148,6 +150,23 @@ def _texts(source: Traversable, prefix: str = "") -> dict[str, str]:
         else:
             found[prefix + entry.name] = entry.read_text(encoding="utf-8")
     return found
+
+
+def _nginx(
+    arguments: argparse.Namespace, settings: Settings | None, directory: Path
+) -> dict[str, str]:
+    texts = nginx(
+        settings,
+        directory,
+        server=arguments.server,
+        prefix=arguments.prefix,
+        upstream=arguments.upstream,
+    )
+    for name in OPERATORS.intersection(texts):
+        if os.path.lexists(directory / name) and not is_ours(directory / name, texts[name]):
+            sys.stderr.write(f"dropoffd: {directory / name} is left as it is\n")
+            del texts[name]
+    return texts
 
 
 def _settings_if_any(arguments: argparse.Namespace) -> Settings | None:
@@ -171,32 +190,3 @@ def _client() -> Path:
         if found is not None:
             return Path(found).absolute()
     raise ConfigError("neither curl nor python3 is installed, expected one for the pre-create hook")
-
-
-def _filled(template: Traversable, fields: Mapping[str, str]) -> str:
-    text = template.read_text(encoding="utf-8")
-    return re.sub(r"@([A-Z]+)@", lambda match: fields[match[1]], text)
-
-
-def _is_ours(path: Path, text: str) -> bool:
-    try:
-        if not stat.S_ISREG(path.lstat().st_mode):
-            return False
-        there = path.read_text(encoding="utf-8", errors="replace")
-    except FileNotFoundError:
-        return True
-    return there == text or MARK in there
-
-
-def _write(path: Path, text: str, mode: int) -> None:
-    """Replace a file as a whole: a tus server may call the hook at any moment."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fd, making = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(fd, "w", encoding="utf-8") as file:
-            file.write(text)
-            os.fchmod(file.fileno(), mode)
-        Path(making).replace(path)
-    except BaseException:
-        Path(making).unlink(missing_ok=True)
-        raise
