@@ -177,16 +177,17 @@ class DeliveryRun:
         shows (its answer was lost), or that it can't show, is sealed again and compared.
         """
         spans_by_number = {span.number: span for span in self._spans()}
-        held = None if begun.held is None else {part.number: part for part in begun.held}
-        if held is None:
+        # A store may list a part that was replaced beside the one that replaced it.
+        listed = {(part.number, part.size, part.etag) for part in begun.held or ()}
+        held = {part.number: part for part in begun.held or ()}
+        if begun.held is None:
             doubtful = [spans_by_number[number] for number in known]
             proved = {}
         else:
             proved = {
                 number: part
                 for number, part in known.items()
-                if number in held
-                and (held[number].size, held[number].etag) == (part.size, part.etag)
+                if (number, part.size, part.etag) in listed
             }
             doubtful = [
                 spans_by_number[number]
@@ -195,8 +196,7 @@ class DeliveryRun:
             ]
 
         async def prove(span: Span) -> None:
-            listed = None if held is None else held.get(span.number)
-            part = await self._prove(begun.reference, span, listed)
+            part = await self._prove(begun.reference, span, held.get(span.number))
             if part is not None:
                 proved[span.number] = part
 

@@ -50,11 +50,14 @@ class Multipart:
                 upload = str(answer["UploadId"])
                 if answer.get("ChecksumAlgorithm") != "CRC64NVME":
                     return f"{otherwise}:{upload}"
-                if self._counts is None:
-                    self._counts = await self._try_counting(target, upload)
                 if self._counts:
                     return f"crc64nvme:{upload}"
+                self._counts = await self._try_counting(target, upload)
+                # The few bytes must not stay: SeaweedFS lists a replaced part beside the new one.
                 await self.abort(target, upload)
+                if self._counts:
+                    answer = await self._create(target, **sums)
+                    return f"crc64nvme:{answer['UploadId']}"
         return f"{otherwise}:{(await self._create(target))['UploadId']}"
 
     async def held(self, target: Target, upload: str) -> tuple[HeldPart, ...]:
@@ -149,8 +152,7 @@ class Multipart:
     async def _try_counting(self, target: Target, upload: str) -> bool:
         """Whether the store takes a part without a checksum, and answers with the right one.
 
-        Some say that they do, and then want it sent along, or repeat what they were told. The few
-        bytes are replaced when the first part is sent.
+        Some say that they do, and then want it sent along, or repeat what they were told.
         """
         try:
             sent = await self._client.send_part(target.name, upload, 1, _Probe())

@@ -126,7 +126,8 @@ def test_sigterm_parks_what_is_in_flight_and_the_next_start_goes_on(
     station.daemon.start()
     station.daemon.wait_until_over(1, 120)
     station.check(size, sha256)
-    assert set(proxy.parts.values()) == {1}, "a part was sent twice"
+    again = {number: count for number, count in proxy.parts.items() if count > 1}
+    assert again == {}, "parts were sent more than once"
 
 
 def test_a_second_sigterm_ends_the_daemon_at_once(station: Station, proxy: CountingProxy) -> None:

@@ -12,6 +12,7 @@ import aiohttp
 import yarl
 from aiohttp import web
 
+SMALLEST_PART = 65536
 HOP = {"connection", "keep-alive", "transfer-encoding", "te", "trailer", "upgrade", "expect"}
 
 
@@ -79,7 +80,9 @@ class CountingProxy:
             yield chunk
 
     def _count(self, request: web.Request, status: int) -> None:
-        if request.method == "PUT" and status == web.HTTPOk.status_code:
+        # A few bytes are no part: a store is asked so whether it counts checksums.
+        whole = (request.content_length or 0) >= SMALLEST_PART
+        if request.method == "PUT" and whole and status == web.HTTPOk.status_code:
             number = request.query.get("partNumber")
             if number is not None:
                 self.parts[int(number)] += 1
