@@ -32,6 +32,8 @@ PROGRESS_SECONDS = 5.0
 """At least so long between two sightings of an incomplete upload."""
 SETTLE_SECONDS = 5.0
 """An ``.info`` that stays unreadable and unchanged for so long is really broken."""
+SOON = 0.2
+"""Seconds until a directory that appeared is looked into."""
 VANISH_SECONDS = 60.0
 """An incomplete upload whose files are gone for so long was taken back."""
 FULL_SECONDS = 5.0
@@ -103,6 +105,8 @@ class Finder:
         self._hints: set[str] = set()
         self._wake = asyncio.Event()
         self._rescan_at = 0.0
+        self._scanned_at = 0.0
+        self._scan_seconds = 0.0
         directories = {uploads.directory, uploads.info_directory}
         self._watchers = [Watcher(each, self._hint, self.rescan) for each in sorted(directories)]
 
@@ -176,6 +180,8 @@ class Finder:
         if now >= self._rescan_at:
             self._rescan_at = now + self._uploads.rescan
             await self._scan()
+            self._scanned_at = time.monotonic()
+            self._scan_seconds = self._scanned_at - now
         await self._take(self._drained())
 
     async def _wait(self) -> None:
@@ -215,6 +221,11 @@ class Finder:
         return path[len(data) :] or None if path.startswith(data) else None
 
     # Scanning -------------------------------------------------------------------------------
+
+    def _scan_soon(self) -> None:
+        """Scan before it is time to, but never so often that scanning is all that is done."""
+        soon = max(time.monotonic(), self._scanned_at) + max(SOON, 10 * self._scan_seconds)
+        self._rescan_at = min(self._rescan_at, soon)
 
     async def _remember(self) -> None:
         """What the journal knows from before: past receiving, or to be missed if it is gone."""
@@ -308,6 +319,8 @@ class Finder:
             case Outcome.SETTLED | Outcome.ASIDE:
                 self._readable(stem)
                 self._settle(found)
+            case Outcome.FOLDER:
+                self._scan_soon()
             case Outcome.GONE | Outcome.NO_DATA:
                 self._readable(stem)
                 await self._missed(stem)

@@ -27,6 +27,8 @@ class Outcome(Enum):
 
     GONE = "gone"
     """There is no ``.info``."""
+    FOLDER = "folder"
+    """A directory: what was put into it before it was watched gave no hint."""
     ASIDE = "aside"
     """A partial, or data that merely bears such a name: no upload by itself, now or later."""
     NO_DATA = "no data"
@@ -147,7 +149,8 @@ def look(
     try:
         return _look(uploads, stem, seen, known, whole=whole)
     except SourceMissingError:
-        return Look(stem, Outcome.GONE)
+        folder = (uploads.info_directory / stem).is_dir()
+        return Look(stem, Outcome.FOLDER if folder else Outcome.GONE)
     except SourceUnsafeError as error:
         # Symlinks, FIFOs and the like in place of the .info itself.
         return Look(stem, InfoError(error.message))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import Iterable
 from email.utils import formatdate
@@ -200,7 +201,9 @@ async def tries(challenges: Iterable[str], date: float) -> list[int]:
     stated: list[int] = []
 
     async def handler(request: web.Request) -> web.Response:
-        stated.append(int(request.headers["Authorization"].split('ts="')[1].split('"')[0]))
+        stamp = re.search(r'\bts="(\d+)"', request.headers["Authorization"])
+        assert stamp is not None
+        stated.append(int(stamp[1]))
         answer = web.Response(status=401, headers={"Date": formatdate(date, usegmt=True)})
         for one in challenges:
             answer.headers.add("WWW-Authenticate", one)

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 
 import daemon.intake.finder as finder_module
@@ -85,6 +86,20 @@ async def test_what_comes_later_is_found_at_once(
     async with running(intake_of(settings, journal)):
         lay(settings.uploads, "later")
         await until_uploads(journal, lambda found: len(found) == 1, 5.0)
+
+
+async def test_what_was_in_a_directory_before_it_was_watched_is_found_without_waiting(
+    settings: Settings, journal: SqliteJournal, tmp_path: Path
+) -> None:
+    aside = msgspec.structs.replace(
+        settings.uploads, directory=tmp_path / "aside", info_directory=tmp_path / "aside"
+    )
+    (tmp_path / "aside" / "project").mkdir(parents=True)
+    lay(aside, "project/a")
+    async with running(intake_of(settings, journal)):
+        (tmp_path / "aside" / "project").rename(settings.uploads.directory / "project")
+        (upload,) = await until_uploads(journal, lambda found: len(found) == 1)
+    assert upload.tus_id == "project/a"
 
 
 async def test_without_any_hint_the_rescan_finds_it(
