@@ -1,17 +1,13 @@
-"""`dropoffd keygen` and `dropoffd decrypt`: keys, and the way back."""
+"""`dropoffd keygen`, and how passphrases of keys are come by."""
 
 from __future__ import annotations
 
 import argparse
 import getpass
-import os
 import stat
 import sys
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
 
 from daemon.cli.options import add_json
 from daemon.observe.lines import harmless
@@ -38,33 +34,10 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     add_json(keygen)
     keygen.set_defaults(run=keygen_command)
 
-    decrypt = commands.add_parser(
-        "decrypt",
-        help="decrypt a stored object",
-        description="Decrypt a Crypt4GH or age file. With -o nothing appears under OUT unless all"
-        " of it is right; what goes to standard output is only right if the exit code is 0.",
-    )
-    decrypt.add_argument("file", metavar="FILE", help="the encrypted file; - is standard input")
-    decrypt.add_argument("--key", metavar="FILE", type=Path, required=True, help="the secret key")
-    decrypt.add_argument(
-        "--receipt",
-        metavar="RECEIPT",
-        type=Path,
-        help="check size and digest against it: that nothing was cut off, swapped or replaced",
-    )
-    decrypt.add_argument("-o", "--output", metavar="OUT", type=Path)
-    decrypt.add_argument(
-        "--passphrase-file",
-        metavar="FILE",
-        type=Path,
-        help="its first line is the secret key's passphrase; without it a terminal is asked",
-    )
-    decrypt.set_defaults(run=decrypt_command)
-
 
 def keygen_command(arguments: argparse.Namespace) -> int:
     """Run `dropoffd keygen`."""
-    # Here and below: imported when it runs, so that `dropoffd --help` is quick.
+    # Imported when it runs, so that `dropoffd --help` is quick.
     from daemon.cli.output import print_json  # noqa: PLC0415 - see above
     from pipeline.envelope.age_keys import age_generate  # noqa: PLC0415 - see above
     from pipeline.envelope.keyfiles import write_pair  # noqa: PLC0415 - see above
@@ -84,65 +57,8 @@ def keygen_command(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def decrypt_command(arguments: argparse.Namespace) -> int:
-    """Run `dropoffd decrypt`."""
-    from pipeline import receipt as receipts  # noqa: PLC0415 - see above
-    from pipeline.envelope.keyfiles import read_secret  # noqa: PLC0415 - see above
-    from pipeline.envelope.opening import open_sealed  # noqa: PLC0415 - see above
-
-    receipt = None if arguments.receipt is None else receipts.read(arguments.receipt)
-    warn_if_open(arguments.key)
-    secret = read_secret(arguments.key, passphrase_of(arguments.key, arguments.passphrase_file))
-    with _source(arguments.file) as source:
-        plaintext = open_sealed(source, secret, receipt)
-        with _output(arguments.output) as output:
-            for piece in plaintext:
-                output.write(piece)
-    return 0
-
-
-@contextmanager
-def _source(name: str) -> Iterator[BinaryIO]:
-    if name == "-":
-        yield sys.stdin.buffer
-    else:
-        with Path(name).open("rb") as file:
-            yield file
-
-
-@contextmanager
-def _output(path: Path | None) -> Iterator[BinaryIO]:
-    """Where plaintext goes. A file comes to its name only when the block ends without an error."""
-    if path is None:
-        yield sys.stdout.buffer
-        sys.stdout.buffer.flush()
-    elif path.exists() and not path.is_file():
-        # A pipe or a device can't be renamed over.
-        with path.open("wb") as file:
-            yield file
-    else:
-        with _replacing(path.resolve()) as file:
-            yield file
-
-
-@contextmanager
-def _replacing(target: Path) -> Iterator[BinaryIO]:
-    # Plaintext may be confidential: readable by its owner only, as mkstemp makes it.
-    descriptor, name = tempfile.mkstemp(prefix=".dropoffd-", suffix=".part", dir=target.parent)
-    temporary = Path(name)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def passphrase_of(key: Path, passphrase_file: Path | None) -> Callable[[], bytes]:
-    """What finds the passphrase, should the key turn out to have one."""
+def passphrase_of(subject: str | Path, passphrase_file: Path | None) -> Callable[[], bytes]:
+    """What finds the passphrase, should the key or the file turn out to have one."""
 
     def find() -> bytes:
         from pipeline.errors import EnvelopeError  # noqa: PLC0415 - see above
@@ -150,8 +66,8 @@ def passphrase_of(key: Path, passphrase_file: Path | None) -> Callable[[], bytes
         if passphrase_file is not None:
             return _read_passphrase(passphrase_file)
         if not sys.stderr.isatty():
-            raise EnvelopeError(f"{key} is protected by a passphrase: give --passphrase-file")
-        return getpass.getpass(f"Passphrase for {key}: ").encode()
+            raise EnvelopeError(f"{subject} is protected by a passphrase: give --passphrase-file")
+        return getpass.getpass(f"Passphrase for {subject}: ").encode()
 
     return find
 

@@ -104,6 +104,20 @@ class Destination(Protocol):
         """Close connections."""
 
 
+class Readable(Protocol):
+    """A finished object, opened to be read from any place on.
+
+    All reads are of the same object: one that is replaced meanwhile is an error, not a mixture.
+    """
+
+    @property
+    def size(self) -> int:
+        """All of its bytes."""
+
+    def read(self, start: int, stop: int) -> AsyncIterator[bytes]:
+        """Bytes ``start`` to before ``stop``, exactly. Raises DestinationError."""
+
+
 class PartPlace(msgspec.Struct, frozen=True, kw_only=True):
     """Where a part stands in the sealed object."""
 

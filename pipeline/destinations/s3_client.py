@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
@@ -93,38 +93,52 @@ class S3Client:
 
         return await steadily(once)
 
-    async def read(self, key: str, etag: str, size: int) -> AsyncIterator[bytes]:
+    def read(self, key: str, etag: str, size: int) -> AsyncGenerator[bytes, None]:
         """The object's bytes, going on after disturbances, as long as its ETag stays the same."""
-        done = 0
+        return self._read(key, etag, 0, size, None)
+
+    def read_range(self, key: str, etag: str, start: int, stop: int) -> AsyncGenerator[bytes, None]:
+        """Likewise, bytes ``start`` to before ``stop``."""
+        return self._read(key, etag, start, stop, stop)
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        await self._stack.aclose()
+
+    async def _read(
+        self, key: str, etag: str, done: int, size: int, stop: int | None
+    ) -> AsyncGenerator[bytes, None]:
         failures = 0
         while done < size:
+            before = done
             try:
-                async for piece in self._read_from(key, etag, done):
+                async for piece in self._read_from(key, etag, done, stop):
                     done += len(piece)
                     failures = 0
                     yield piece
+                if done == before:
+                    raise DestinationUnreachableError("the store answered with no bytes")  # noqa: TRY301  # tried again like any other
             except DestinationUnreachableError:
                 failures += 1
                 if failures >= 4:  # noqa: PLR2004  # as often as other calls
                     raise
                 await asyncio.sleep(0.2 * 2**failures)
 
-    async def aclose(self) -> None:
-        """Close all connections."""
-        await self._stack.aclose()
-
-    async def _read_from(self, key: str, etag: str, start: int) -> AsyncIterator[bytes]:
+    async def _read_from(
+        self, key: str, etag: str, start: int, stop: int | None
+    ) -> AsyncIterator[bytes]:
         url = await self._signed("get_object", Key=key)
         headers = {"Accept-Encoding": "identity"}
         if etag:
             headers["If-Match"] = f'"{etag}"'
-        if start:
-            headers["Range"] = f"bytes={start}-"
+        ranged = bool(start) or stop is not None
+        if ranged:
+            headers["Range"] = f"bytes={start}-" + ("" if stop is None else str(stop - 1))
         try:
             async with self._http.get(
                 url, headers=headers, allow_redirects=False, proxy=self._proxy(url)
             ) as answer:
-                if answer.status != (206 if start else 200):
+                if answer.status != (206 if ranged else 200):
                     raise s3_errors.of_body(answer.status, await _error_text(answer))
                 async for piece in answer.content.iter_chunked(READ):
                     yield piece

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Final, NamedTuple
+from typing import BinaryIO, Final, NamedTuple
 
 from pipeline.envelope.base import BATCH, SEGMENT, Opened, Readable, Seekable
 from pipeline.errors import EnvelopeError
@@ -52,6 +53,32 @@ class ByteRange(NamedTuple):
         if self.first >= size and self.first:
             raise RangeError(f"byte {self.first} is beyond the end: there are {size}")
         return self.first, size if self.last is None else min(self.last + 1, size)
+
+
+class FileSource:
+    """A plain file as a :class:`~pipeline.envelope.base.Seekable`."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.size = os.fstat(file.fileno()).st_size
+
+    def reader(self, start: int, stop: int) -> Readable:
+        """See :class:`~pipeline.envelope.base.Seekable`."""
+        self._file.seek(start)
+        return _Limited(self._file, stop - start)
+
+
+class _Limited:
+    """The next bytes of a file, and no more."""
+
+    def __init__(self, file: Readable, left: int) -> None:
+        self._file = file
+        self._left = left
+
+    def read(self, size: int, /) -> bytes:
+        piece = self._file.read(min(size, self._left))
+        self._left -= len(piece)
+        return piece
 
 
 class HeaderReader:
