@@ -15,7 +15,7 @@ import pytest
 
 from tests.peers import cache
 
-PEERS = {"null_s3": "prepare", "tusd": "prepare", "hawk": "installed"}
+PEERS = {"null_s3": "prepare", "tusd": "prepare", "rustus": "prepare", "hawk": "installed"}
 """Modules beside this one, and the function in each that builds what isn't in the cache yet."""
 
 

@@ -17,7 +17,7 @@ const UPLOAD = /^[0-9A-Za-z_~+-][0-9A-Za-z._~+-]{0,127}$/;
 // A key, and behind one space its value in base64. tus servers differ in what they make of anything
 // else, so nothing else gets to them.
 const PAIR = /^[ \t]*([!-+\--~]+)(?: ([A-Za-z0-9+\/]*={0,2}))?[ \t]*$/;
-const URL_PARTS = /^(https?:\/\/[^\/?#\s]+)?(\/[^?#\s]*)$/;
+const URL_PARTS = /^(https?:\/\/[^\/?#\s]+)?(\/[^?#\s]*)$/i;
 
 // Whether this request may pass: "ok", or the status that it is answered with.
 function verdict(r) {
