@@ -15,7 +15,13 @@ import pytest
 
 from tests.peers import cache
 
-PEERS = {"null_s3": "prepare", "tusd": "prepare", "rustus": "prepare", "hawk": "installed"}
+PEERS = {
+    "null_s3": "prepare",
+    "tusd": "prepare",
+    "rustus": "prepare",
+    "hawk": "installed",
+    "age_vectors": "installed",
+}
 """Modules beside this one, and the function in each that builds what isn't in the cache yet."""
 
 
