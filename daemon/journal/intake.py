@@ -156,6 +156,7 @@ def _add(tx: Transaction, sighting: Sighting, generation: int, now: float) -> Up
     if sighting.complete:
         return _receive(tx, upload, now)
     _report_receiving(tx, upload, now)
+    tx.tell_work(upload)
     return upload
 
 

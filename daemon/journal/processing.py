@@ -111,6 +111,23 @@ def follow(
     tx.connection.execute("UPDATE uploads SET trail = ? WHERE id = ?", (text_of(trail), upload))
 
 
+def trust(tx: Transaction, upload: str, trail: Trail) -> None:
+    """What went out early is the same in this file."""
+    require(get_upload(tx.connection, upload), UploadState.RECEIVING)
+    tx.connection.execute("UPDATE uploads SET trail = ? WHERE id = ?", (text_of(trail), upload))
+
+
+def doubt(tx: Transaction, upload: str) -> None:
+    """The past of a followed upload has to be read again before anything goes on."""
+    found = get_upload(tx.connection, upload)
+    require(found, UploadState.RECEIVING, UploadState.RECEIVED)
+    if found.trail is not None:
+        doubted = msgspec.structs.replace(found.trail, boot="")
+        tx.connection.execute(
+            "UPDATE uploads SET trail = ? WHERE id = ?", (text_of(doubted), upload)
+        )
+
+
 def go_on(tx: Transaction, upload: str, identity: Identity, now: float) -> None:
     """Received → processing, with what was fixed while it was received."""
     found = get_upload(tx.connection, upload)

@@ -113,6 +113,12 @@ class ProcessingJournal(Protocol):
     ) -> None:
         """Fixes key, header and deliveries of one that is still receiving, and goes on so."""
 
+    async def trust(self, upload: str, trail: Trail) -> None:
+        """What went out early was read again, and is the same in this file."""
+
+    async def doubt(self, upload: str) -> None:
+        """The file of a followed upload did what a growing file doesn't."""
+
     async def go_on(self, upload: str, identity: Identity, now: float) -> None:
         """Received → processing for one that was followed: what was fixed stays."""
 

@@ -33,7 +33,7 @@ def queue_report(
     sequence = _next_sequence(tx, upload.id) if replaced is None else int(replaced["sequence"])
     report = str(uuid.uuid4())
     envelope = {"report": report, "sequence": sequence, "receipt": receipt, "error": error}
-    body = text_of(_body(upload, now) | envelope)
+    body = text_of(_body(upload, now) | envelope | _delivered(tx, upload))
     if replaced is None:
         tx.connection.execute(
             "INSERT INTO reports (id, upload, sequence, state, body, status, next_at, created_at)"
@@ -94,6 +94,19 @@ def _body(upload: Upload, now: float) -> dict[str, Any]:
         "size": upload.size,
         "received": upload.received,
     }
+
+
+def _delivered(tx: Transaction, upload: Upload) -> dict[str, int]:
+    """How much of a followed upload every destination has by now, in sealed bytes."""
+    if upload.trail is None or upload.state is not UploadState.RECEIVING:
+        return {}
+    row = tx.connection.execute(
+        "SELECT min((SELECT coalesce(sum(p.size), 0) FROM parts p"
+        "  WHERE p.upload = d.upload AND p.position = d.position))"
+        " FROM deliveries d WHERE d.upload = ?",
+        (upload.id,),
+    ).fetchone()
+    return {"delivered": int(row[0] or 0)}
 
 
 def rfc3339(seconds: float) -> str:

@@ -164,6 +164,14 @@ class SqliteJournal:
             lambda tx: processing.follow(tx, upload, envelope, deliveries, trail)
         )
 
+    async def trust(self, upload: str, trail: Trail) -> None:
+        """What went out early is the same in this file."""
+        await self._writer.run(lambda tx: processing.trust(tx, upload, trail))
+
+    async def doubt(self, upload: str) -> None:
+        """The file of a followed upload did what a growing file doesn't."""
+        await self._writer.run(lambda tx: processing.doubt(tx, upload))
+
     async def go_on(self, upload: str, identity: Identity, now: float) -> None:
         """Received → processing, with what was fixed while it was received."""
         await self._writer.run(lambda tx: processing.go_on(tx, upload, identity, now))

@@ -9,10 +9,12 @@ from typing import Any
 import msgspec
 import structlog
 
-from daemon.journal.model import Error, Work
+from daemon.journal.model import Error, UploadState, Work
 from daemon.processing.context import Context, StoppedError
+from daemon.processing.follow import Follower
+from daemon.processing.past import abort_job
 from daemon.processing.prepare import WHOLE_LIMIT
-from daemon.processing.upload import UploadRun, abort_job
+from daemon.processing.upload import UploadRun
 from daemon.scheduler import FairQueue
 from pipeline.errors import DropoffError
 
@@ -36,6 +38,7 @@ class Conductor:
         self._works: dict[str, Work] = {}
         """What waits in the queues."""
         self._again: set[str] = set()
+        self._follower = Follower(context)
         self._wake = asyncio.Event()
         self._withdrawn = asyncio.Event()
         self._large = asyncio.Semaphore(context.settings.pipeline.deliveries)
@@ -48,6 +51,9 @@ class Conductor:
 
     def on_work(self, work: Work) -> None:
         """Take an upload up when its turn comes."""
+        if work.state is UploadState.RECEIVING:
+            self._follower.on_work(work)
+            return
         if work.upload in self._running:
             self._again.add(work.upload)
             return
@@ -60,6 +66,7 @@ class Conductor:
         """Stop what runs for an upload, and remove what it left unfinished."""
         for queue in self._queues.values():
             queue.discard(upload)
+        self._follower.on_withdrawn(upload)
         task = self._running.get(upload)
         if task is not None:
             task.cancel()
@@ -79,11 +86,12 @@ class Conductor:
                 await self._sleep()
             await self._park()
         finally:
-            await _end([janitor, *self._running.values()])
+            await _end([janitor, *self._running.values(), *self._follower.tasks])
 
     def stop(self) -> None:
         """Take up nothing more."""
         self._context.stopping.set()
+        self._follower.stop()
         self._wake.set()
 
     def _push(self, work: Work) -> None:
@@ -129,7 +137,7 @@ class Conductor:
     async def _advance(self, work: Work) -> float | None:
         """Drive one upload; when to come back to it. What nobody foresaw is its own trouble."""
         structlog.contextvars.bind_contextvars(upload=work.upload)
-        run = UploadRun(self._context, work.upload, self._large, self._digests)
+        run = UploadRun(self._context, work.upload, self._follower, self._large, self._digests)
         try:
             return await run.run()
         except StoppedError:
@@ -167,11 +175,12 @@ class Conductor:
 
     async def _park(self) -> None:
         """Let parts in flight end while there is time; the caller cancels the rest."""
-        if not self._running:
+        running = [*self._running.values(), *self._follower.tasks]
+        if not running:
             return
         timeout = self._context.settings.pipeline.stop_timeout
-        self._log.info("parking", uploads=len(self._running), timeout_seconds=timeout)
-        await asyncio.wait(list(self._running.values()), timeout=timeout)
+        self._log.info("parking", uploads=len(running), timeout_seconds=timeout)
+        await asyncio.wait(running, timeout=timeout)
 
     async def _clean_up_withdrawn(self) -> None:
         """Remove what terminated and discarded uploads left unfinished at destinations."""
@@ -190,6 +199,7 @@ class Conductor:
                 running = self._running.get(delivery.upload)
                 if running is not None:
                     await asyncio.wait([running])
+                await self._follower.ended(delivery.upload)
                 if delivery.reference:
                     await self._context.workers.run(abort_job(delivery))
                 await self._context.journal.aborted(delivery.upload, delivery.position)

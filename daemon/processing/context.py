@@ -14,6 +14,7 @@ from daemon.plan import Broker
 from daemon.ports import Audit, Clock, Metrics, Workers
 from daemon.scheduler import Slots
 from daemon.settings import Settings
+from pipeline.running_digest import RunningDigest
 
 Done = TypeVar("Done")
 
@@ -80,6 +81,8 @@ class Context:
     clock: Clock
     backoff: Backoff
     stopping: asyncio.Event
+    digests: dict[str, RunningDigest] = field(default_factory=dict)
+    """Digests of uploads that are followed, as far as they got."""
     active: dict[tuple[str, int], Progress] = field(default_factory=dict)
     """Deliveries under way, by upload and position."""
 

@@ -21,6 +21,7 @@ from daemon.journal.model import (
     error_of,
 )
 from daemon.processing.context import Context, OpenSource, Progress, StoppedError
+from daemon.processing.growth import Growth
 from daemon.tasks import run_all
 from pipeline.delivery import spans
 from pipeline.errors import (
@@ -77,12 +78,14 @@ class DeliveryRun:
         self._delivery = delivery
         self._source = source
         self._study = upload.study or ""
+        self._size = upload.identity.size if upload.size is None else upload.size
+        """Bytes of the plaintext; more than are there, while it is received."""
         self._target = Target(upload=upload.id, name=delivery.name, size=delivery.size)
         self._seal = Seal(
             format=envelope.format,
             key=envelope.key,
             header=envelope.header,
-            size=upload.identity.size,
+            size=self._size,
         )
         self._progress = Progress(
             upload=upload.id,
@@ -113,6 +116,20 @@ class DeliveryRun:
             attempt = self._attempt(started_at, started, None)
             await self._journal.delivered(*key, stored, attempt, self._context.clock())
             self._record("ok", attempt, stored)
+        finally:
+            del self._context.active[key]
+
+    async def follow(self, growth: Growth) -> None:
+        """Send parts as they become whole, until ``growth`` ends. Nothing is finished.
+
+        Errors are raised as they are: no try counts as failed before the upload is complete.
+        """
+        key = (self._upload.id, self._delivery.position)
+        self._delivery = await self._journal.attempt(*key, self._context.clock())
+        self._context.active[key] = self._progress
+        try:
+            reference, parts, _ = await self._begin()
+            await self._send(reference, parts, growth)
         finally:
             del self._context.active[key]
 
@@ -222,17 +239,22 @@ class DeliveryRun:
             self._context.go_on()
             return (await self._run(job, PartProved)).part
 
-    async def _send(self, reference: str, parts: dict[int, StoredPart]) -> None:
-        """Send what ``parts`` lacks, and add it there."""
+    async def _send(
+        self, reference: str, parts: dict[int, StoredPart], growth: Growth | None = None
+    ) -> None:
+        """Send what ``parts`` lacks, and add it there; each part once it has grown whole."""
         self._progress.stored = sum(part.size for part in parts.values())
 
         async def send(span: Span) -> None:
+            if growth is not None and not await growth.reaches(span.offset + span.length):
+                return
             job = Part(
                 destination=self._delivery.destination,
                 target=self._target,
                 reference=reference,
                 seal=self._seal,
                 span=span,
+                fingerprint=growth is not None,
             )
             async with self._context.slots.take(self._study, small=False):
                 self._context.go_on()
@@ -323,7 +345,7 @@ class DeliveryRun:
         return self._progress.sent > 0 or not away_too_long
 
     def _spans(self) -> list[Span]:
-        return spans(self._upload.identity.size, self._delivery.part_size)
+        return spans(self._size, self._delivery.part_size)
 
     def _attempt(self, started_at: float, started: float, error: DropoffError | None) -> Attempt:
         return Attempt(
@@ -342,7 +364,7 @@ class DeliveryRun:
             study=self._study,
             destination=self._delivery.destination.name,
             delivery_seconds=round(attempt.seconds, 6),
-            size_bytes=self._upload.identity.size,
+            size_bytes=self._size,
             sent_bytes=attempt.sent,
             attempts=self._delivery.attempts,
             verified=stored.verified if stored else None,

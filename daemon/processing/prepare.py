@@ -23,26 +23,35 @@ async def prepare(context: Context, upload: Upload, source: OpenSource) -> None:
     Raises StudyMissingError, StudyRefusedError, PlanError, RecipientError, SourceChangedError,
     ApiUnreachableError.
     """
+    check_size(upload, source)
+    if upload.study is None:
+        key = context.settings.uploads.study_key
+        raise StudyMissingError(f"the metadata names no study: {key!r} should hold its UUID")
+    envelope, deliveries = await fixed(context, upload, source.identity.size)
+    await context.journal.plan(upload.id, envelope, deliveries, source.identity, context.clock())
+
+
+def check_size(upload: Upload, source: OpenSource) -> None:
+    """Raise SourceChangedError where the file isn't as long as it was announced."""
     if source.identity.size != upload.size:
         raise SourceChangedError(
             f"the file has {source.identity.size} bytes where {upload.size} were announced"
         )
-    if upload.study is None:
-        key = context.settings.uploads.study_key
-        raise StudyMissingError(f"the metadata names no study: {key!r} should hold its UUID")
+
+
+async def fixed(context: Context, upload: Upload, size: int) -> tuple[Envelope, list[NewDelivery]]:
+    """Key, header and deliveries of an upload of ``size`` bytes, announced if it wasn't yet.
+
+    Raises as :func:`prepare`.
+    """
+    study = upload.study or ""
     if not upload.announced:
         await context.journal.announced(upload.id, await context.broker.announce(_telling(upload)))
-    plan = await context.broker.plan(upload.study)
-    if plan.max_size is not None and source.identity.size > plan.max_size:
+    plan = await context.broker.plan(study)
+    if plan.max_size is not None and size > plan.max_size:
         raise StudyRefusedError(f"the study takes uploads of at most {plan.max_size} bytes", 413)
     envelope = _envelope(plan)
-    await context.journal.plan(
-        upload.id,
-        envelope,
-        _deliveries(context, plan, envelope, upload, source.identity.size),
-        source.identity,
-        context.clock(),
-    )
+    return envelope, _deliveries(context, plan, envelope, upload, size)
 
 
 def _telling(upload: Upload) -> Announcing:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Sequence
 
 import structlog
@@ -18,12 +19,17 @@ from daemon.journal.model import (
 )
 from daemon.processing.context import Context, OpenSource
 from daemon.processing.deliver import DeliveryRun
-from daemon.processing.prepare import prepare
+from daemon.processing.follow import Follower
+from daemon.processing.growth import take_in
+from daemon.processing.past import is_trusted, is_unchanged, throw_away
+from daemon.processing.prepare import check_size, prepare
 from daemon.processing.receipts import keep_receipt, make_receipt
 from daemon.tasks import run_all
 from pipeline import receipt as receipts
 from pipeline.errors import DropoffError, SourceChangedError
-from pipeline.messages import Abort, Digest, Digested, Target
+from pipeline.messages import Digest, Digested
+from pipeline.running_digest import RunningDigest
+from pipeline.source import Source
 
 RESTARTS = 3
 """So often an upload whose source changed under its key starts over before it fails."""
@@ -33,12 +39,18 @@ class UploadRun:
     """Drives one upload until it is over, or has to wait."""
 
     def __init__(
-        self, context: Context, upload: str, large: asyncio.Semaphore, digests: asyncio.Semaphore
+        self,
+        context: Context,
+        upload: str,
+        follower: Follower,
+        large: asyncio.Semaphore,
+        digests: asyncio.Semaphore,
     ) -> None:
         self._log = structlog.get_logger(__name__)
         self._context = context
         self._journal = context.journal
         self._id = upload
+        self._follower = follower
         self._large = large
         self._digests = digests
 
@@ -60,8 +72,9 @@ class UploadRun:
         """One state further: None to go on, 0 to wait to be told, else when to come back."""
         match upload.state:
             case UploadState.RECEIVED:
+                await self._follower.release(upload.id)
                 with await self._context.sources.open(upload) as source:
-                    await prepare(self._context, upload, source)
+                    await self._begin(await self._journal.upload(upload.id), source)
             case UploadState.PROCESSING:
                 return await self._process(upload)
             case UploadState.STORED:
@@ -69,6 +82,18 @@ class UploadRun:
             case _:
                 return 0
         return None
+
+    async def _begin(self, upload: Upload, source: OpenSource) -> None:
+        """Fix how it is delivered; or go on as it was followed, if its past is as it was."""
+        if upload.trail is None:
+            await prepare(self._context, upload, source)
+            return
+        check_size(upload, source)
+        trusted = is_trusted(upload.trail, source.identity)
+        if trusted or await is_unchanged(self._context, upload, source):
+            await self._journal.go_on(upload.id, source.identity, self._context.clock())
+        else:
+            await throw_away(self._context, upload)
 
     async def _process(self, upload: Upload) -> float | None:
         envelope = await self._journal.envelope(upload.id)
@@ -112,12 +137,17 @@ class UploadRun:
         name = self._context.settings.pipeline.digest
         async with self._digests:
             self._context.go_on()
-            job = Digest(digest=name, size=source.identity.size)
-            digesting = self._context.workers.run(job, source.fd)
-            result = await self._context.unless_stopped(digesting)
-        if not isinstance(result, Digested):
-            raise TypeError(f"Digest gave {type(result).__name__}")
-        await self._journal.digested(upload.id, f"{name}:{result.digest}")
+            running = self._context.digests.pop(upload.id, None)
+            if running is not None and running.name == name:
+                found = await self._context.unless_stopped(_ended(running, source))
+            else:
+                job = Digest(digest=name, size=source.identity.size)
+                digesting = self._context.workers.run(job, source.fd)
+                result = await self._context.unless_stopped(digesting)
+                if not isinstance(result, Digested):
+                    raise TypeError(f"Digest gave {type(result).__name__}")
+                found = result.digest
+        await self._journal.digested(upload.id, f"{name}:{found}")
 
     async def _settle(self, upload: Upload, envelope: Envelope) -> float | None:
         """What the deliveries' states mean for the upload."""
@@ -172,10 +202,7 @@ class UploadRun:
             raise SourceChangedError("the file keeps changing")
         if any(delivery.state is DeliveryState.STORED for delivery in deliveries):
             raise SourceChangedError("the file changed after one destination had stored it")
-        for delivery in await self._journal.deliveries(upload.id):
-            if delivery.reference:
-                await self._context.workers.run(abort_job(delivery))
-        await self._journal.start_over(upload.id, self._context.clock())
+        await throw_away(self._context, upload)
 
     async def _failed(self, upload: Upload, error: DropoffError) -> float:
         told = error_of(error)
@@ -214,7 +241,8 @@ def _check_identity(upload: Upload, source: OpenSource) -> None:
         raise SourceChangedError("the file was replaced or changed")
 
 
-def abort_job(delivery: Delivery) -> Abort:
-    """The job that removes what a delivery left unfinished."""
-    target = Target(upload=delivery.upload, name=delivery.name, size=delivery.size)
-    return Abort(destination=delivery.destination, target=target, reference=delivery.reference)
+async def _ended(running: RunningDigest, source: OpenSource) -> str:
+    """What a digest that was taken alongside comes to, the rest of the file taken in."""
+    with Source(os.dup(source.fd)) as rest:
+        await take_in(running, rest, source.identity.size)
+    return running.hexdigest()

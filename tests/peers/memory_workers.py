@@ -11,6 +11,9 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
+from blake3 import blake3
+
 from pipeline import envelope as envelopes
 from pipeline.errors import DestinationRefusedError, ForgottenError
 from pipeline.messages import (
@@ -18,6 +21,8 @@ from pipeline.messages import (
     Aborted,
     Begin,
     Begun,
+    Compare,
+    Compared,
     Digest,
     Digested,
     Finish,
@@ -74,6 +79,8 @@ class MemoryWorkers:
                 result = self._begin(job)
             case Part():
                 result = self._part(job, source)
+            case Compare():
+                result = self._compare(job, source)
             case Prove():
                 result = self._prove(job, source)
             case Finish():
@@ -90,7 +97,16 @@ class MemoryWorkers:
     def _part(self, job: Part, source: int | None) -> PartStored:
         sealed = self._sealed(job.seal, source, job.span)
         self._parts(job.reference)[job.span.number] = sealed
-        return PartStored(part=self._stored_part(job.span.number, sealed))
+        part = self._stored_part(job.span.number, sealed)
+        if job.fingerprint:
+            plaintext = _read(source, job.span.offset, job.span.length)
+            part = msgspec.structs.replace(part, plaintext=blake3(plaintext).hexdigest())
+        return PartStored(part=part)
+
+    @staticmethod
+    def _compare(job: Compare, source: int | None) -> Compared:
+        plaintext = _read(source, job.span.offset, job.span.length)
+        return Compared(same=blake3(plaintext).hexdigest() == job.plaintext)
 
     def _begin(self, job: Begin) -> Begun:
         if not job.reference:

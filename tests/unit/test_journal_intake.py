@@ -59,7 +59,7 @@ async def test_an_incomplete_upload_is_kept_up_to_date_until_it_is_complete(
     assert (upload.state, upload.received, upload.size) == (UploadState.RECEIVING, 10, None)
     upload = await journal.sight(sighting(received=500), 101.0)
     assert (upload.received, upload.size) == (500, 1000)
-    assert [work.state for work in ears.work] == [UploadState.RECEIVING]
+    assert {work.state for work in ears.work} == {UploadState.RECEIVING}
     upload = await journal.sight(sighting(), 102.0)
     assert upload.state is UploadState.RECEIVED
     assert upload.created_at == 100.0

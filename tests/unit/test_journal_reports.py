@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from daemon.errors import NotFoundError
-from daemon.journal.model import ReportStatus, UploadState
+from daemon.journal.model import ReportStatus, Trail, UploadState
 from daemon.journal.reports import rfc3339
 from daemon.journal.sqlite import SqliteJournal
 from tests.peers.journals import (
@@ -23,6 +23,7 @@ from tests.peers.journals import (
     envelope,
     identity,
     new_delivery,
+    part,
     processing,
     received,
     sighting,
@@ -270,3 +271,18 @@ async def test_listeners_hear_of_reports_that_can_go(journal: SqliteJournal) -> 
     journal.listen(ears)
     await journal.plan(upload.id, envelope(), [new_delivery()], identity(), 101.0)
     assert ears.reports == 1
+
+
+async def test_a_receiving_report_tells_what_went_out_already(journal: SqliteJournal) -> None:
+    upload = (await journal.sight(sighting(received=500), 90.0)).id
+    await journal.announced(upload, "api-1")
+    trail = Trail(device=1, inode=7, boot="b")
+    await journal.follow(upload, envelope(), [new_delivery(), new_delivery()], trail)
+    for position, size in enumerate((30, 20)):
+        await journal.attempt(upload, position, 91.0)
+        await journal.begun(upload, position, f"ref-{position}")
+        await journal.part_stored(upload, position, part(size=size))
+    await acknowledge_all(journal)
+    await journal.sight(sighting(received=600), 96.0)
+    (report,) = await journal.due_reports(97.0, 10)
+    assert (report.body["received"], report.body["delivered"]) == (600, 20)

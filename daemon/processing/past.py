@@ -1,0 +1,75 @@
+"""Whether parts that went out early are still parts of the file: its past may have changed."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+from daemon.journal.model import Delivery, Identity, Trail, Upload
+from daemon.processing.context import Context, OpenSource
+from daemon.tasks import run_all
+from pipeline.delivery import spans
+from pipeline.messages import Abort, Compare, Compared, Span, Target
+
+
+def trail_of(identity: Identity) -> Trail:
+    """What is remembered of a file whose parts go out early."""
+    return Trail(device=identity.device, inode=identity.inode, boot=_boot_id())
+
+
+def is_trusted(trail: Trail, identity: Identity) -> bool:
+    """Whether its past is as it was: the same file in the same boot, which never shrank.
+
+    A tus server only appends; but a power cut may take from a file what wasn't synced.
+    """
+    return trail == trail_of(identity)
+
+
+async def is_unchanged(context: Context, upload: Upload, source: OpenSource) -> bool:
+    """Read all that went out again, and hold it against what it was."""
+    context.digests.pop(upload.id, None)  # it may have taken in what is no more
+    sent: dict[tuple[int, int], str] = {}
+    for delivery in await context.journal.deliveries(upload.id):
+        by_number = {span.number: span for span in spans(upload.size or 0, delivery.part_size)}
+        parts = await context.journal.parts(upload.id, delivery.position)
+        for number, part in parts.items():
+            span = by_number[number]
+            sent[span.offset, span.length] = part.plaintext
+    same = True
+
+    async def compare(offset: int, length: int, plaintext: str) -> None:
+        nonlocal same
+        span = Span(number=1, offset=offset, length=length)
+        if not same or offset + length > source.identity.size:
+            same = False
+            return
+        async with context.slots.take(upload.study or "", small=False):
+            context.go_on()
+            job = Compare(span=span, plaintext=plaintext)
+            result = await context.workers.run(job, source.fd)
+        if not isinstance(result, Compared) or not result.same:
+            same = False
+
+    await run_all(*(compare(*place, plaintext) for place, plaintext in sent.items()))
+    return same
+
+
+async def throw_away(context: Context, upload: Upload) -> None:
+    """Abort what was begun, and forget key, header, parts and digest."""
+    context.digests.pop(upload.id, None)
+    for delivery in await context.journal.deliveries(upload.id):
+        if delivery.reference:
+            await context.workers.run(abort_job(delivery))
+    await context.journal.start_over(upload.id, context.clock())
+
+
+def abort_job(delivery: Delivery) -> Abort:
+    """The job that removes what a delivery left unfinished."""
+    target = Target(upload=delivery.upload, name=delivery.name, size=delivery.size)
+    return Abort(destination=delivery.destination, target=target, reference=delivery.reference)
+
+
+@lru_cache(maxsize=1)
+def _boot_id() -> str:
+    """The kernel's id of this boot; another one after each start of the machine."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()

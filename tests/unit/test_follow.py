@@ -1,0 +1,233 @@
+"""Delivery while it arrives: parts go out behind the client, and the end is quick and right."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from daemon.journal.model import Sighting, Upload, UploadState
+from daemon.journal.sqlite import SqliteJournal
+from pipeline.errors import DestinationRefusedError, DestinationUnreachableError
+from pipeline.messages import Abort, Compare, Digest, Finish, Job, Part
+from tests.peers.conducting import MIB, STUDY, Bench, eventually, identity_of
+
+SIZE = 32 * MIB
+NAME = "u1"
+
+
+class Arriving:
+    """An upload that a tus server appends to."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.bench = bench
+        self.path = bench.uploads / NAME
+        self.path.touch()
+        self.data = os.urandom(SIZE)
+
+    def append(self, end: int) -> None:
+        have = self.path.stat().st_size
+        with self.path.open("ab") as file:
+            file.write(self.data[have:end])
+
+    async def sight(self) -> Upload:
+        size = self.path.stat().st_size
+        sighting = Sighting(
+            directory=str(self.bench.uploads),
+            tus_id=NAME,
+            server="tusd",
+            path=NAME,
+            info_path=f"{self.path}.info",
+            size=SIZE,
+            received=size,
+            complete=size == SIZE,
+            metadata={"study": STUDY},
+            study=STUDY,
+            filename="f.bam",
+            dropoff_id=None,
+            identity=identity_of(self.path),
+        )
+        return await self.bench.journal.sight(sighting, self.bench.now)
+
+    async def reach(self, end: int) -> str:
+        self.append(end)
+        return (await self.sight()).id
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.data).hexdigest()
+
+
+@pytest.fixture
+async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
+    journal = await SqliteJournal.open(tmp_path)
+    bench = Bench(tmp_path, journal, destinations=2, follow_after=6 * MIB)
+    journal.listen(bench.conductor)
+    yield bench
+    await journal.aclose()
+
+
+def sent(bench: Bench) -> set[tuple[str, int]]:
+    """Destination and number of each part that was sent."""
+    return {(j.destination.name, j.span.number) for j in bench.workers.jobs if isinstance(j, Part)}
+
+
+def both(*numbers: int) -> set[tuple[str, int]]:
+    return {(name, number) for name in ("d0", "d1") for number in numbers}
+
+
+async def test_parts_go_out_while_the_upload_is_received_and_none_goes_twice(bench: Bench) -> None:
+    arriving = Arriving(bench)
+    async with bench.running():
+        upload = await arriving.reach(12 * MIB)
+        await eventually(lambda: sent(bench) == both(1, 2))
+        assert (await bench.journal.upload(upload)).state is UploadState.RECEIVING
+        await arriving.reach(26 * MIB)
+        await eventually(lambda: sent(bench) == both(1, 2, 3, 4, 5))
+        await arriving.reach(SIZE)
+        done = await bench.until(upload, UploadState.DONE)
+    assert done.digest == f"sha256:{arriving.sha256}"
+    parts = [job for job in bench.workers.jobs if isinstance(job, Part)]
+    assert len(parts) == len(sent(bench)) == 14
+    assert not any(isinstance(job, Digest) for job in bench.workers.jobs), "the file is read again"
+    assert bench.workers.unfinished == {}
+
+
+async def test_an_upload_is_not_followed_before_enough_of_it_is_there(bench: Bench) -> None:
+    arriving = Arriving(bench)
+    async with bench.running():
+        upload = await arriving.reach(5 * MIB)
+        assert (await bench.journal.upload(upload)).trail is None
+        await arriving.reach(SIZE)
+        await bench.until(upload, UploadState.DONE)
+
+
+async def test_follow_can_be_switched_off(tmp_path: Path) -> None:
+    async with await SqliteJournal.open(tmp_path) as journal:
+        bench = Bench(tmp_path, journal, destinations=1, follow=False, follow_after=6 * MIB)
+        journal.listen(bench.conductor)
+        arriving = Arriving(bench)
+        async with bench.running():
+            upload = await arriving.reach(20 * MIB)
+            await arriving.reach(25 * MIB)
+            assert bench.workers.jobs == []
+            await arriving.reach(SIZE)
+            await bench.until(upload, UploadState.DONE)
+
+
+async def test_a_restart_while_it_is_received_goes_on_with_the_parts_that_are_there(
+    bench: Bench,
+) -> None:
+    arriving = Arriving(bench)
+    async with bench.running():
+        upload = await arriving.reach(12 * MIB)
+        await eventually(lambda: sent(bench) == both(1, 2))
+    bench.restart()
+    async with bench.running():
+        await arriving.reach(SIZE)
+        done = await bench.until(upload, UploadState.DONE)
+    assert done.digest == f"sha256:{arriving.sha256}"
+    parts = [job for job in bench.workers.jobs if isinstance(job, Part)]
+    assert len(parts) == len(sent(bench)) == 14
+
+
+async def test_after_a_reboot_what_went_out_is_compared_before_it_goes_on(bench: Bench) -> None:
+    arriving = Arriving(bench)
+    async with bench.running():
+        upload = await arriving.reach(12 * MIB)
+        await eventually(lambda: sent(bench) == both(1, 2))
+    found = await bench.journal.upload(upload)
+    assert found.trail is not None
+    await bench.journal.trust(upload, msgspec.structs.replace(found.trail, boot="another"))
+    bench.restart()
+    async with bench.running():
+        await arriving.reach(SIZE)
+        done = await bench.until(upload, UploadState.DONE)
+    assert done.digest == f"sha256:{arriving.sha256}"
+    assert sum(isinstance(job, Compare) for job in bench.workers.jobs) == 2
+    assert sum(isinstance(job, Part) for job in bench.workers.jobs) == 14
+
+
+async def test_a_tail_that_was_lost_and_came_back_different_starts_it_over(bench: Bench) -> None:
+    arriving = Arriving(bench)
+    async with bench.running():
+        upload = await arriving.reach(12 * MIB)
+        await eventually(lambda: sent(bench) == both(1, 2))
+        os.truncate(arriving.path, 7 * MIB)
+        await arriving.sight()
+        arriving.data = arriving.data[: 7 * MIB] + os.urandom(SIZE - 7 * MIB)
+        await arriving.reach(SIZE)
+        done = await bench.until(upload, UploadState.DONE)
+    assert (done.digest, done.restarts) == (f"sha256:{arriving.sha256}", 1)
+    keys = {job.seal.key for job in bench.workers.jobs if isinstance(job, Part)}
+    assert len(keys) == 2, "a key met two plaintexts"
+    assert sum(isinstance(job, Abort) for job in bench.workers.jobs) == 2
+    assert bench.workers.unfinished == {}
+
+
+async def test_a_file_that_was_swapped_starts_it_over(bench: Bench) -> None:
+    arriving = Arriving(bench)
+    async with bench.running():
+        upload = await arriving.reach(12 * MIB)
+        await eventually(lambda: sent(bench) == both(1, 2))
+        arriving.data = os.urandom(SIZE)
+        other = arriving.path.with_name("other")
+        other.write_bytes(arriving.data)
+        other.replace(arriving.path)
+        await arriving.sight()
+        done = await bench.until(upload, UploadState.DONE)
+    assert (done.digest, done.restarts) == (f"sha256:{arriving.sha256}", 1)
+    assert bench.workers.unfinished == {}
+
+
+async def test_an_upload_that_is_terminated_half_way_leaves_nothing(bench: Bench) -> None:
+    arriving = Arriving(bench)
+    async with bench.running():
+        upload = await arriving.reach(12 * MIB)
+        await eventually(lambda: sent(bench) == both(1, 2))
+        await bench.journal.terminate(str(bench.uploads), NAME, bench.now)
+        await eventually(lambda: bench.workers.unfinished == {})
+        await bench.until(upload, UploadState.TERMINATED)
+    assert bench.workers.objects == {}
+
+
+async def test_a_destination_that_is_away_meanwhile_fails_nothing(bench: Bench) -> None:
+    def fault(job: Job) -> None:
+        if isinstance(job, Part) and len(bench.workers.jobs) < 20:
+            raise DestinationUnreachableError("away")
+
+    bench.workers.fault = fault
+    arriving = Arriving(bench)
+    async with bench.running():
+        upload = await arriving.reach(12 * MIB)
+        await arriving.reach(SIZE)
+        done = await bench.until(upload, UploadState.DONE)
+    assert done.digest == f"sha256:{arriving.sha256}"
+
+
+async def test_a_refusal_while_it_is_received_is_told_at_the_end(bench: Bench) -> None:
+    def fault(job: Job) -> None:
+        if isinstance(job, Part | Finish) and job.destination.name == "d1":
+            raise DestinationRefusedError("quota")
+
+    bench.workers.fault = fault
+    arriving = Arriving(bench)
+    async with bench.running():
+        upload = await arriving.reach(12 * MIB)
+        await eventually(lambda: any(isinstance(job, Part) for job in bench.workers.jobs))
+        assert (await bench.journal.upload(upload)).state is UploadState.RECEIVING
+        await arriving.reach(SIZE)
+        failed = await bench.until(upload, UploadState.FAILED)
+    assert failed.error is not None
+    assert failed.error.code == "destination_refused"
+
+
+async def test_a_stalled_upload_does_not_hold_up_a_stop(bench: Bench) -> None:
+    arriving = Arriving(bench)
+    async with bench.running():
+        await arriving.reach(12 * MIB)
+        await eventually(lambda: sent(bench) == both(1, 2))
