@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import http.client
 import re
+import ssl
 import subprocess
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.peers.certificates import self_signed
+from tests.peers.intake import until
 from tests.peers.nginx import Nginx
 from tests.peers.recorder import Recorder, Request
+from tests.peers.tus_client import TusClient
+from tests.peers.tusd import Tusd, free_port
 
 STUDY = "11111111-2222-4333-8444-55555555abcd"
 OTHER = "99999999-2222-4333-8444-555555555555"
@@ -452,6 +459,43 @@ def test_the_server_is_told_who_asks_and_how(way: Way) -> None:
     assert request.header("x-forwarded-proto") == ["http"]
     assert request.header("x-forwarded-for") == ["127.0.0.1"]
     assert (request.header("forwarded"), request.header("origin")) == ([], ["x"])
+
+
+def test_the_hosts_lines_for_tls_work_and_its_locations_say_https(tmp_path: Path) -> None:
+    certificate = self_signed(tmp_path)
+    trusting = ssl.create_default_context(cafile=certificate[0])
+    with (
+        Recorder() as server,
+        Nginx(tmp_path / "nginx", server.url, certificate=certificate) as nginx,
+    ):
+        host = f"127.0.0.1:{nginx.port}"
+        server.answer = {"Location": f"http://{host}/files/a1"}
+        connection = http.client.HTTPSConnection(host, timeout=20, context=trusting)
+        connection.request("POST", CREATE)
+        with connection.getresponse() as answer:
+            assert answer.headers["Location"] == f"https://{host}{CREATE}a1"
+        connection.close()
+        (request,) = server.taken()
+    assert request.header("x-forwarded-proto") == ["https"]
+
+
+async def test_bytes_are_on_the_servers_disk_while_they_still_come(tmp_path: Path) -> None:
+    uploads = tmp_path / "uploads"
+    tusd = Tusd(uploads, port=free_port())
+    with tusd, Nginx(tmp_path / "nginx", tusd.url) as nginx:
+        async with TusClient(nginx.url(STUDY)) as client:
+            path = urlsplit(await client.create(10_000_000)).path
+            head = (
+                f"PATCH {path} HTTP/1.1\r\nHost: h\r\nTus-Resumable: 1.0.0\r\nUpload-Offset: 0\r\n"
+                "Content-Type: application/offset+octet-stream\r\nContent-Length: 10000000\r\n\r\n"
+            )
+            reader, writer = await asyncio.open_connection("127.0.0.1", nginx.port)
+            writer.write(head.encode() + bytes(3_000_000))
+            await writer.drain()
+            data = uploads / path.rpartition("/")[2]
+            await until(lambda: data.stat().st_size == 3_000_000, "all of it is there")
+            writer.close()
+            assert reader.at_eof() is False
 
 
 def test_bodies_go_through_whole(way: Way) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -53,9 +54,17 @@ class Nginx(ServerProcess):
         directory: Gets its configuration, logs and temporary files.
         upstream: Where the tus server takes uploads.
         options: Further arguments of `dropoffd install nginx`.
+        certificate: With it and its key, in files, it speaks TLS.
     """
 
-    def __init__(self, directory: Path, upstream: str, options: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        upstream: str,
+        options: Sequence[str] = (),
+        *,
+        certificate: tuple[Path, Path] | None = None,
+    ) -> None:
         nginx = program()
         self.directory = directory
         self.installed = directory / "installed"
@@ -66,7 +75,7 @@ class Nginx(ServerProcess):
         port = free_port()
         vhost = directory / "vhost.conf"
         written = (self.installed / "tus.vhost.conf").read_text()
-        vhost.write_text(written.replace("listen 80;", f"listen 127.0.0.1:{port};"))
+        vhost.write_text(_edited(written, port, certificate))
         self.file = directory / "nginx.conf"
         # Started as root, nginx would give its worker to a user that may not be here.
         user = "user root;" if os.geteuid() == 0 else ""
@@ -88,3 +97,15 @@ class Nginx(ServerProcess):
         """`nginx -t`: what it says. Raises CalledProcessError where it finds a mistake."""
         done = subprocess.run(self._test, capture_output=True, text=True, check=True)
         return done.stderr
+
+
+def _edited(vhost: str, port: int, certificate: tuple[Path, Path] | None) -> str:
+    """The host's file as its owner edits it."""
+    if certificate is None:
+        return vhost.replace("listen 80;", f"listen 127.0.0.1:{port};")
+    vhost = vhost.replace("    listen 80;\n", "").replace("    server_name _;\n", "")
+    vhost = re.sub(r"(?m)^    #(listen 443|server_name|ssl_)", r"    \1", vhost)
+    vhost = vhost.replace("listen 443", f"listen 127.0.0.1:{port}")
+    for name, path in zip(("ssl_certificate", "ssl_certificate_key"), certificate, strict=True):
+        vhost = re.sub(rf"(?m)^    {name} .*;$", f"    {name} {path};", vhost)
+    return vhost
