@@ -19,6 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.peers import cache
 from tests.peers.certificates import self_signed
 from tests.peers.intake import until
 from tests.peers.nginx import Nginx
@@ -477,6 +478,28 @@ def test_the_hosts_lines_for_tls_work_and_its_locations_say_https(tmp_path: Path
         connection.close()
         (request,) = server.taken()
     assert request.header("x-forwarded-proto") == ["https"]
+
+
+def test_http_2_carries_one_study_and_one_location(tmp_path: Path) -> None:
+    curl = cache.tool("curl", "HTTP/2")
+    certificate = self_signed(tmp_path)
+    with (
+        Recorder() as server,
+        Nginx(tmp_path / "nginx", server.url, certificate=certificate) as nginx,
+    ):
+        server.answer = {"Location": f"http://127.0.0.1:{nginx.port}/files/a1"}
+        url = nginx.url(STUDY).replace("http:", "https:")
+        options = ["--silent", "--http2", "--cacert", str(certificate[0]), "--dump-header", "-"]
+        options += ["--request", "POST", "--header", "Upload-Metadata: a YQ==,Study eA=="]
+        said = subprocess.run(
+            [curl, *options, url], capture_output=True, text=True, check=True
+        ).stdout
+        (request,) = server.taken()
+    first, *lines = said.splitlines()
+    locations = [line for line in lines if line.lower().startswith("location:")]
+    assert first.startswith("HTTP/2 201")
+    assert metadata(request) == f"a YQ==,study {BASE64}"
+    assert locations == [f"location: {url}a1"]
 
 
 async def test_bytes_are_on_the_servers_disk_while_they_still_come(tmp_path: Path) -> None:

@@ -54,7 +54,8 @@ function answer(r) {
     if (found === null) {
         return;
     }
-    const location = r.headersOut["Location"];
+    // The server's own is hidden: replaced here, HTTP/2 would carry both.
+    const location = r.variables.upstream_http_location;
     if (location) {
         r.headersOut["Location"] = outward(r, found.study, location);
     }
