@@ -13,6 +13,8 @@ from tests.peers.process import ServerProcess
 from tests.peers.tusd import free_port
 
 VERSION = "0.5.10"
+FEATURES = "http_notifier,amqp_notifier,hashers"
+"""Without them it calls no hooks but files."""
 MAX_BODY = 64 * 1024 * 1024
 """Bytes that it takes in one request; it holds them all in memory."""
 
@@ -31,9 +33,9 @@ def program() -> Path:
     def build(place: Path) -> None:
         cargo = cache.tool("cargo", "rustus")
         command: list[str | Path] = [cargo, "install", "rustus", "--version", VERSION, "--locked"]
-        cache.run([*command, "--root", place], timeout=1800)
+        cache.run([*command, "--features", FEATURES, "--root", place], timeout=1800)
 
-    return cache.built(f"rustus-{VERSION}", [VERSION], build) / "bin" / "rustus"
+    return cache.built(f"rustus-{VERSION}", [VERSION, FEATURES], build) / "bin" / "rustus"
 
 
 class Rustus(ServerProcess):
