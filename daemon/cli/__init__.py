@@ -18,7 +18,10 @@ from daemon import SOFTWARE
 from daemon.observe.lines import harmless
 from pipeline.errors import DropoffError
 
-GROUPS = ("service", "demo", "check", "look", "act", "keys", "decrypt", "verify", "install", "api")
+GROUPS = (
+    *("service", "demo", "check", "bench", "look", "act"),
+    *("keys", "decrypt", "verify", "install", "api"),
+)
 """The modules of commands, in the order of the help."""
 
 DONE = 0

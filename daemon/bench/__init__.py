@@ -1,0 +1,1 @@
+"""What this machine and its destinations can do, measured by what the service does itself."""
