@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Protocol, runtime_checkable
+
+from pipeline.destinations import open_destination
 from pipeline.destinations.looking import on_files
 from pipeline.destinations.probe import _delete, _unlink
 from pipeline.errors import DestinationRefusedError
 from pipeline.messages import DestinationSpec, Target
+
+
+@runtime_checkable
+class Remover(Protocol):
+    """A destination that can do so by itself."""
+
+    async def remove(self, target: Target) -> None:
+        """Remove what stands under a name, and what is unfinished there."""
 
 
 async def remove(spec: DestinationSpec, target: Target) -> None:
@@ -18,7 +29,13 @@ async def remove(spec: DestinationSpec, target: Target) -> None:
     elif spec.type == "directory":
         await on_files(spec, lambda: _unlink(spec, target.name, target.upload))
     else:
-        raise DestinationRefusedError(f"objects of type {spec.type} can't be removed")
+        destination = open_destination(spec)
+        try:
+            if not isinstance(destination, Remover):
+                raise DestinationRefusedError(f"objects of type {spec.type} can't be removed")
+            await destination.remove(target)
+        finally:
+            await destination.aclose()
 
 
 async def _remove_s3(spec: DestinationSpec, target: Target) -> None:
