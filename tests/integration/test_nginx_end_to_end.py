@@ -130,6 +130,13 @@ class World:
                 stack.enter_context(each)
             yield
 
+    def counts(self) -> dict[str, int]:
+        """How many uploads the daemon has, by state."""
+        status = self.daemon.status()
+        assert status is not None
+        found: dict[str, int] = status["uploads"]
+        return found
+
     def arrived(self) -> dict[str, tuple[str, int, str]]:
         """Study, size and SHA-256 of what is in the store, by file name."""
         found = {}
@@ -288,6 +295,12 @@ def post(nginx: Nginx, path: str, metadata: str) -> int:
         connection.close()
 
 
+@pytest.fixture(params=SETUPS, ids=lambda each: f"{each.server} {each.hooks} {each.study_ids}")
+def setup(request: pytest.FixtureRequest) -> Setup:
+    found: Setup = request.param
+    return found
+
+
 def test_uploads_arrive_once_in_the_study_of_their_url(tmp_path: Path, setup: Setup) -> None:
     world = World(tmp_path, setup)
     with world.running():
@@ -298,24 +311,18 @@ def test_uploads_arrive_once_in_the_study_of_their_url(tmp_path: Path, setup: Se
         sent = asyncio.run(send_all(ways))
         sent |= send_hostile(world.nginx)
         daemon = world.daemon
-        daemon.wait_for(
-            lambda: len(world.store.names()) > len(sent), 60, f"{len(sent) + 1} arrived"
-        )
-        daemon.wait_for(
-            lambda: {each["state"] for each in daemon.listed()} == {"done"}, 30, "all are done"
-        )
-        nameless = {each["filename"]: each for each in daemon.listed()}.keys() - sent.keys()
+        daemon.wait_for(lambda: world.counts()["done"] > len(sent), 60, "all are done")
+        counts = world.counts()
         assert daemon.stop() == 0
     arrived = world.arrived()
     (name,) = arrived.keys() - sent.keys()
     assert arrived.pop(name) == (VIRTUAL, 0, hashlib.sha256().hexdigest())
     assert arrived == sent
-    assert len(nameless) == 1
+    assert counts["done"] == len(sent) + 1
+    assert {state for state, count in counts.items() if count} <= {"done", "terminated"}
+    hooks = [line for line in daemon.metrics if line["event"] == "hook"]
+    told = set() if setup.hooks == "none" else {"pre-create", "post-create", "post-finish"}
+    assert {line["hook"] for line in hooks} >= told
+    assert {line["outcome"] for line in hooks} <= ({"ok", "accepted"} if told else set())
     left = {path: json.loads(path.read_text()) for path in world.infos.rglob("*.info")}
     assert all(info.get("IsPartial", info.get("is_partial")) for info in left.values()), left
-
-
-@pytest.fixture(params=SETUPS, ids=lambda each: f"{each.server} {each.hooks} {each.study_ids}")
-def setup(request: pytest.FixtureRequest) -> Setup:
-    found: Setup = request.param
-    return found
