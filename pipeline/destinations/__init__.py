@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from pipeline.destinations import webdav_urls
 from pipeline.destinations.base import Destination, Limits
-from pipeline.errors import DestinationRefusedError
+from pipeline.destinations.remote import open_remote
 from pipeline.messages import DestinationSpec
 
 
@@ -21,9 +22,13 @@ def open_destination(spec: DestinationSpec) -> Destination:
         from pipeline.destinations.directory import DirectoryDestination  # noqa: PLC0415  # likewise
 
         return DirectoryDestination(spec)
-    raise DestinationRefusedError(f"destinations of type {spec.type} are not available")
+    return open_remote(spec)
 
 
 def limits_of(spec: DestinationSpec) -> Limits:
     """What a storage of that kind asks of parts."""
+    if spec.type == "webdav":
+        if not webdav_urls.chunks_root(spec):
+            return Limits(parts=False)
+        return Limits(min_part=5 * 1024 * 1024)
     return Limits(min_part=5 * 1024 * 1024) if spec.type == "s3" else Limits()

@@ -13,6 +13,7 @@ from awscrt.checksums import crc64nvme
 
 from pipeline.blocking import in_thread
 from pipeline.destinations import below, crc
+from pipeline.destinations.remote import open_remote, remote_name
 from pipeline.errors import DestinationRefusedError, DestinationUnreachableError
 from pipeline.messages import DestinationSpec
 
@@ -43,6 +44,8 @@ def name_of(spec: DestinationSpec, uri: str) -> str:
         path = Path(os.fsdecode(unquote_to_bytes(parts.path)))
         if parts.scheme == "file" and path.is_relative_to(spec.directory):
             name = str(path.relative_to(spec.directory))
+    else:
+        name = remote_name(spec, uri)
     if name in {"", "."}:
         raise DestinationRefusedError(f"{uri} is not in {spec.name} as it is configured now")
     return name
@@ -57,7 +60,7 @@ async def look(spec: DestinationSpec, name: str, *, read: bool) -> Standing | No
         return await _look_s3(spec, name, read=read)
     if spec.type == "directory":
         return await on_files(spec, lambda: _look_file(spec, name, read=read))
-    raise DestinationRefusedError(f"destinations of type {spec.type} can't be looked at")
+    return await _look_remote(spec, name, read=read)
 
 
 async def on_files(spec: DestinationSpec, function: Callable[[], T]) -> T:
@@ -92,6 +95,24 @@ async def _look_s3(spec: DestinationSpec, name: str, *, read: bool) -> Standing 
         return Standing(size=size, etag=etag, crc64nvme=counted)
     finally:
         await client.aclose()
+
+
+async def _look_remote(spec: DestinationSpec, name: str, *, read: bool) -> Standing | None:
+    remote = open_remote(spec)
+    try:
+        found = await remote.show(name)
+        if found is None:
+            return None
+        if not read:
+            return Standing(size=found.size, etag=found.etag)
+        counted = size = 0
+        async with remote.opened(name) as stored:
+            async for piece in stored.read(0, stored.size):
+                counted = crc64nvme(piece, counted)
+                size += len(piece)
+        return Standing(size=size, etag=found.etag, crc64nvme=crc.text(counted))
+    finally:
+        await remote.aclose()
 
 
 def _look_file(spec: DestinationSpec, name: str, *, read: bool) -> Standing | None:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 from awscrt.checksums import crc64nvme
 
 from pipeline.destinations import below, crc, limits_of, open_destination
-from pipeline.destinations.base import PartPlace
 from pipeline.destinations.looking import look, on_files
+from pipeline.destinations.remote import open_remote
 from pipeline.errors import (
     DestinationError,
     DestinationRefusedError,
@@ -82,7 +82,7 @@ async def probe(spec: DestinationSpec, token: str, prefix: str = "") -> list[str
         return await _probe_s3(spec, f"{prefix}{PREFIX}{token}", token)
     if spec.type == "directory":
         return await _probe_directory(spec, f"{PREFIX}{token}", token)
-    return await _probe_parts(spec, Target(upload=token, name=f"{PREFIX}{token}", size=_SIZE))
+    return await _probe_remote(spec, Target(upload=token, name=f"{PREFIX}{token}", size=_SIZE))
 
 
 async def _probe_directory(spec: DestinationSpec, name: str, token: str) -> list[str]:
@@ -94,28 +94,17 @@ async def _probe_directory(spec: DestinationSpec, name: str, token: str) -> list
     return []
 
 
-async def _probe_parts(spec: DestinationSpec, target: Target) -> list[str]:
-    """The beginning of an upload, for storages where only unfinished objects can be removed."""
-    if not limits_of(spec).parts:
-        return ["objects are sent in one go, and could not be removed again"]
-    body = ProbeBody(os.urandom(target.size))
-    place = PartPlace(number=1, offset=0, size=body.size)
-    reference = ""
-    destination = open_destination(spec)
-
-    async def remove() -> None:
-        await destination.abort(target, reference)
-
+async def _probe_remote(spec: DestinationSpec, target: Target) -> list[str]:
+    """Both ways of an upload, for a storage that is reached by the names of files."""
+    remote = open_remote(spec)
     try:
-        async with _removing(target.name, remove):
-            reference = await destination.begin(target, stale=True)
-            await destination.put_part(target, reference, place, body)
-            held = (await destination.resume(target, reference)).held
-            listed = held[0] if held else None
-            if await destination.prove_part(target, reference, place, body, listed) is None:
-                return ["what was written could not be compared"]
+        async with _removing(target.name, lambda: remote.remove(target)):
+            await _write(spec, target)
+            if limits_of(spec).parts:
+                reference = await remote.begin(target, stale=True)
+                await remote.abort(target, reference)
     finally:
-        await destination.aclose()
+        await remote.aclose()
     return []
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 from pipeline.destinations import below
 from pipeline.destinations.base import Readable
 from pipeline.destinations.looking import on_files
+from pipeline.destinations.remote import open_remote
 from pipeline.errors import (
     DestinationRefusedError,
     DestinationUnreachableError,
@@ -28,8 +29,8 @@ PIECE: Final = 1024 * 1024
 async def opened(spec: DestinationSpec, name: str) -> AsyncIterator[Readable]:
     """The object that stands under ``name``, open for as long as the block runs.
 
-    Raises DestinationRefusedError where none stands there, or where objects of that kind of
-    destination can't be read; DestinationUnreachableError where the destination is away.
+    Raises DestinationRefusedError where none stands there; DestinationUnreachableError where the
+    destination is away.
     """
     if spec.type == "s3":
         from pipeline.destinations.s3_client import S3Client  # noqa: PLC0415  # dear; only for S3
@@ -46,7 +47,12 @@ async def opened(spec: DestinationSpec, name: str) -> AsyncIterator[Readable]:
         finally:
             os.close(fd)
     else:
-        raise DestinationRefusedError(f"objects in destinations of type {spec.type} can't be read")
+        remote = open_remote(spec)
+        try:
+            async with remote.opened(name) as stored:
+                yield stored
+        finally:
+            await remote.aclose()
 
 
 class _S3Object:

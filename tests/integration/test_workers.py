@@ -185,9 +185,9 @@ async def test_an_error_comes_back_as_what_it_was(
     away = DestinationSpec(name="away", type="directory", directory=str(tmp_path / "away"))
     with pytest.raises(DestinationUnreachableError, match="No such file"):
         await pool.run(Begin(destination=away, target=target_of("x")))
-    sftp = DestinationSpec(name="sftp", type="webdav")
-    with pytest.raises(DestinationRefusedError, match="not available"):
-        await pool.run(Begin(destination=sftp, target=target_of("x")))
+    open_line = DestinationSpec(name="dav", type="webdav", url="http://dav.example", password="p")
+    with pytest.raises(DestinationRefusedError, match="only sent by https"):
+        await pool.run(Begin(destination=open_line, target=target_of("x")))
 
 
 def slow_source(tmp_path: Path) -> int:

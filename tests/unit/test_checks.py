@@ -23,7 +23,6 @@ from daemon.journal.model import Error
 from daemon.journal.sqlite import SqliteJournal
 from daemon.observe.audit import AuditLog
 from daemon.settings import Api, Destination, Settings, Study
-from pipeline.destinations.directory import DirectoryDestination
 from pipeline.destinations.probe import PREFIX
 from pipeline.destinations.s3_errors import MissingError
 from pipeline.envelope import keys
@@ -357,22 +356,6 @@ async def test_a_probe_that_is_cancelled_leaves_nothing(
 
 async def _destination(path: Path) -> Sequence[Finding]:
     return await remote.destination("local", directory(path))
-
-
-async def test_another_kind_of_storage_is_tried_by_an_upload_that_is_only_begun(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    opened: list[DirectoryDestination] = []
-
-    def opens(spec: DestinationSpec) -> DirectoryDestination:
-        opened.append(DirectoryDestination(spec))
-        return opened[-1]
-
-    monkeypatch.setattr("pipeline.destinations.probe.open_destination", opens)
-    spec = DestinationSpec(name="other", type="sftp", directory=str(tmp_path))
-    assert statuses(await remote.destination("other", Destination(spec=spec))) == [Status.OK]
-    assert len(opened) == 1
-    assert names_in(tmp_path) == []
 
 
 class Guarded:

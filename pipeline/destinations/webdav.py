@@ -1,0 +1,407 @@
+"""A collection on a WebDAV server; Nextcloud and ownCloud are also sent parts.
+
+An object grows under a hidden name beside its final one, and is moved there once it is whole and
+verified. Only servers that offer Nextcloud's chunked uploads can hold parts (as a collection of
+files that the server puts together); to all others an object goes in one request, whatever its
+size.
+
+A server's checksum counts only where it must have made it itself: none is ever sent along that it
+could repeat. Anything else is read back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import re
+import secrets
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from typing import Final, NamedTuple
+
+from awscrt.checksums import crc64nvme
+
+from pipeline.delivery import combined_crc
+from pipeline.destinations import crc, webdav_urls
+from pipeline.destinations.base import Body, PartPlace, Readable
+from pipeline.destinations.webdav_answers import Resource, bare
+from pipeline.destinations.webdav_client import WebDavClient
+from pipeline.destinations.webdav_errors import (
+    MissingError,
+    NoParentError,
+    StandsError,
+    UnsupportedError,
+)
+from pipeline.destinations.webdav_file import WebDavFile
+from pipeline.errors import (
+    DestinationError,
+    DestinationRefusedError,
+    DestinationUnreachableError,
+    ForgottenError,
+    VerificationError,
+)
+from pipeline.messages import (
+    Begun,
+    DestinationSpec,
+    HeldPart,
+    StoredObject,
+    StoredPart,
+    Target,
+    VerifyMode,
+)
+
+HASH: Final = "X-Hash"
+"""Asks Nextcloud to count what it is sent; the answer is in ``X-Hash-MD5``."""
+
+_MD5: Final = re.compile(r"[0-9a-f]{32}")
+_FOLDER: Final = re.compile(r"dropoffd-[0-9a-zA-Z-]+")
+
+
+class _Expected(NamedTuple):
+    """What the object has to be."""
+
+    size: int
+    crc: int
+    md5: str = ""
+    """Hex; empty where it wasn't counted."""
+
+
+class _Proof(NamedTuple):
+    """What was shown of the stored bytes."""
+
+    verified: VerifyMode
+    checksum: dict[str, str]
+
+
+class WebDavDestination:
+    """See :class:`pipeline.destinations.base.Destination`."""
+
+    def __init__(self, spec: DestinationSpec) -> None:
+        self._base = spec.url.rstrip("/")
+        self._verify: VerifyMode = spec.verify
+        self._client = WebDavClient(spec)
+        self._chunks = webdav_urls.chunks_root(spec)
+        self._counts = webdav_urls.counts(spec)
+        """Whether an MD5 of ours is worth its price: the server has one to hold it against."""
+
+    async def begin(self, target: Target, *, stale: bool) -> str:
+        """Make a collection for the chunks; its name is the reference."""
+        if not self._chunks:
+            raise DestinationRefusedError("this server can't be sent an object in parts")
+        if stale:
+            await self._remove_leftovers(target)
+        if await self._standing(target) is not None:
+            # Ours, of a try that the journal knows nothing of any more: wrong, or sealed anew.
+            await self._client.delete(self._final(target))
+        await self._make_parents(target)
+        reference = f"{self._folder_prefix(target)}-{secrets.token_hex(8)}"
+        try:
+            await self._client.make_collection(self._folder(reference), self._about(target))
+        except (MissingError, NoParentError, UnsupportedError) as error:
+            raise DestinationRefusedError(
+                f"it takes no chunked uploads (chunks = false sends whole objects): {error.message}"
+            ) from error
+        return reference
+
+    async def resume(self, target: Target, reference: str) -> Begun:
+        """List the chunks that the server has."""
+        try:
+            listed = await self._client.members(self._folder(reference))
+        except MissingError as error:
+            if await self._is_whole(target):
+                return Begun(reference=reference, finished=True)
+            raise ForgottenError("the unfinished upload is gone") from error
+        held = tuple(
+            HeldPart(number=int(chunk.name), size=chunk.size, etag=bare(chunk.etag))
+            for chunk in listed
+            if chunk.name.isascii() and chunk.name.isdigit() and chunk.size is not None
+        )
+        return Begun(reference=reference, held=held)
+
+    async def put_part(
+        self, target: Target, reference: str, part: PartPlace, body: Body
+    ) -> StoredPart:
+        """Send one chunk, named so that chunks sort as they follow each other."""
+        url = f"{self._folder(reference)}/{part.number:05}"
+        try:
+            answer = await self._client.put(url, body, self._about(target))
+            etag = answer.headers.get("OC-ETag") or answer.headers.get("ETag", "")
+            if not etag:
+                # What the listing will show for it: known again later by that.
+                standing = await self._client.look(url)
+                etag = standing.etag if standing is not None else ""
+        except (MissingError, NoParentError) as error:
+            raise ForgottenError("the unfinished upload is gone") from error
+        return StoredPart(
+            number=part.number, size=body.size, etag=bare(etag), crc64nvme=body.crc64nvme
+        )
+
+    async def prove_part(
+        self, target: Target, reference: str, part: PartPlace, body: Body, held: HeldPart | None
+    ) -> StoredPart | None:
+        """Hold the listed ETag against the MD5, which it is on S3; chunks can't be read."""
+        del target, reference
+        if held is None or held.size != body.size or not _MD5.fullmatch(held.etag):
+            return None
+        body.with_md5()
+        async for _ in body:
+            pass
+        if body.md5 is None or held.etag != body.md5.hex():
+            return None
+        return StoredPart(
+            number=part.number, size=body.size, etag=held.etag, crc64nvme=body.crc64nvme
+        )
+
+    async def finish(
+        self, target: Target, reference: str, parts: Sequence[StoredPart]
+    ) -> StoredObject:
+        """Have the chunks put together under the hidden name, verify, and move."""
+        expected = _Expected(sum(part.size for part in parts), combined_crc(parts))
+        standing = await self._client.look(self._final(target))
+        if standing is not None and (proof := await self._same(target, standing, expected)):
+            with contextlib.suppress(DestinationError):
+                await self.abort(target, reference)
+            return self._stored(self._final(target), standing, proof)
+        self._check_ours(target, standing)
+        hidden = await self._client.look(self._hidden(target))
+        if hidden is None or hidden.size != expected.size:
+            await self._assemble(target, reference, expected)
+        return await self._verify_and_publish(target, expected)
+
+    async def put(self, target: Target, body: Body, *, stale: bool) -> StoredObject:
+        """Send an object of any size in one request."""
+        del stale  # what an earlier try stored is met under the hidden or the final name
+        standing = await self._client.look(self._final(target))
+        if standing is not None and standing.size != target.size:
+            self._check_ours(target, standing)  # before all of it is sent for nothing
+        await self._make_parents(target)
+        if self._counts and self._verify == "checksum":
+            body.with_md5()
+        try:
+            answer = await self._client.put(
+                self._hidden(target), body, {HASH: "md5"} if self._counts else {}
+            )
+            md5 = body.md5.hex() if body.md5 else ""
+            expected = _Expected(body.size, body.crc64nvme, md5)
+            counted = answer.headers.get("X-Hash-MD5", "").lower()
+            return await self._verify_and_publish(target, expected, counted)
+        except DestinationUnreachableError:
+            raise  # the next try writes over it
+        except DestinationError:
+            with contextlib.suppress(DestinationError):
+                await self._client.delete(self._hidden(target))
+            raise
+
+    async def find(self, target: Target) -> StoredObject | None:
+        """Our finished object."""
+        standing = await self._standing(target)
+        if standing is None:
+            return None
+        return self._stored(self._final(target), standing, _Proof("size", {}))
+
+    async def abort(self, target: Target, reference: str) -> None:
+        """Remove the chunks, and what they were put together to."""
+        if reference and self._chunks:
+            await self._client.delete(self._folder(reference))
+        await self._client.delete(self._hidden(target))
+
+    async def aclose(self) -> None:
+        """Close connections."""
+        await self._client.aclose()
+
+    async def show(self, name: str) -> StoredObject | None:
+        """See :class:`pipeline.destinations.remote.Remote`."""
+        url = webdav_urls.object_url(self._base, name)
+        standing = await self._client.look(url)
+        if standing is None or standing.collection:
+            return None
+        return self._stored(url, standing, _Proof("size", {}))
+
+    @contextlib.asynccontextmanager
+    async def opened(self, name: str) -> AsyncGenerator[Readable]:
+        """See :class:`pipeline.destinations.remote.Remote`."""
+        url = webdav_urls.object_url(self._base, name)
+        standing = await self._client.look(url)
+        if standing is None or standing.collection:
+            raise DestinationRefusedError(f"{name} is not there")
+        yield WebDavFile(self._client, url, standing.size or 0)
+
+    async def remove(self, target: Target) -> None:
+        """See :class:`pipeline.destinations.remote.Remote`."""
+        await self._client.delete(self._hidden(target))
+        await self._client.delete(self._final(target))
+
+    # Chunks -----------------------------------------------------------------------------------
+
+    async def _assemble(self, target: Target, reference: str, expected: _Expected) -> None:
+        """Have the server put the chunks together; what stands there then decides."""
+        try:
+            await self._client.move(
+                f"{self._folder(reference)}/.file",
+                self._hidden(target),
+                overwrite=True,
+                size=expected.size,
+                headers={"OC-Total-Length": str(expected.size)},
+            )
+        except (MissingError, NoParentError, DestinationUnreachableError) as error:
+            hidden = await self._client.look(self._hidden(target))
+            if hidden is not None and hidden.size == expected.size:
+                return
+            if isinstance(error, DestinationUnreachableError):
+                raise
+            raise ForgottenError("the unfinished upload is gone") from error
+
+    async def _remove_leftovers(self, target: Target) -> None:
+        prefix = self._folder_prefix(target)
+        try:
+            listed = await self._client.members(self._chunks)
+        except MissingError:
+            return
+        for folder in listed:
+            if folder.name.startswith(prefix):
+                await self._client.delete(self._folder(folder.name))
+
+    def _folder_prefix(self, target: Target) -> str:
+        """The upload, and which of its objects: it may go to several places on one server."""
+        place = hashlib.sha256(self._final(target).encode()).hexdigest()[:12]
+        return f"dropoffd-{re.sub('[^0-9a-zA-Z]', '-', target.upload)}-{place}"
+
+    def _folder(self, reference: str) -> str:
+        if not _FOLDER.fullmatch(reference):
+            raise ForgottenError("the unfinished upload is none of this kind")
+        return f"{self._chunks}/{reference}"
+
+    def _about(self, target: Target) -> Mapping[str, str]:
+        """What every request about chunks has to tell."""
+        return {"Destination": self._hidden(target), "OC-Total-Length": str(target.size)}
+
+    # Names ------------------------------------------------------------------------------------
+
+    async def _verify_and_publish(
+        self, target: Target, expected: _Expected, counted: str = ""
+    ) -> StoredObject:
+        """Hold what grew under the hidden name against what was sent, and give it its own."""
+        hidden = await self._client.look(self._hidden(target))
+        if hidden is None:
+            raise DestinationUnreachableError("the object isn't there after it was stored")
+        try:
+            proof = await self._proof(self._hidden(target), hidden, expected, counted)
+        except VerificationError:
+            with contextlib.suppress(DestinationError):
+                await self._client.delete(self._hidden(target))
+            raise
+        await self._publish(target, expected)
+        standing = await self._client.look(self._final(target))
+        if standing is None:
+            raise DestinationUnreachableError("the object isn't there after it was moved")
+        if standing.size != expected.size:
+            raise VerificationError(f"{standing.size} bytes stand there instead of {expected.size}")
+        return self._stored(self._final(target), standing, proof)
+
+    async def _publish(self, target: Target, expected: _Expected) -> None:
+        """Give the verified object its final name, never at the cost of another's."""
+        hidden, final = self._hidden(target), self._final(target)
+        try:
+            await self._client.move(hidden, final, overwrite=False, size=expected.size)
+        except (MissingError, DestinationUnreachableError):
+            # Perhaps only the answer was lost.
+            standing = await self._client.look(final)
+            if standing is None or standing.size != expected.size:
+                raise
+        except StandsError:
+            await self._settle(target, expected)
+
+    async def _settle(self, target: Target, expected: _Expected) -> None:
+        """An object stands under the final name: equal, ours and old, or another's."""
+        hidden, final = self._hidden(target), self._final(target)
+        standing = await self._client.look(final)
+        if standing is not None and await self._same(target, standing, expected):
+            await self._client.delete(hidden)
+            return
+        self._check_ours(target, standing)
+        await self._client.move(hidden, final, overwrite=True, size=expected.size)
+
+    async def _standing(self, target: Target) -> Resource | None:
+        """Our object under the final name. Raises DestinationRefusedError for another's."""
+        standing = await self._client.look(self._final(target))
+        self._check_ours(target, standing)
+        return standing
+
+    async def _is_whole(self, target: Target) -> bool:
+        """Whether the chunks were put together already."""
+        for url in (self._final(target), self._hidden(target)):
+            standing = await self._client.look(url)
+            if standing is not None and standing.size == target.size:
+                return True
+        return False
+
+    def _check_ours(self, target: Target, standing: Resource | None) -> None:
+        """Raise DestinationRefusedError for what may be another's."""
+        if standing is None or (target.upload in target.name and not standing.collection):
+            return
+        raise DestinationRefusedError(
+            f"another object stands under {target.name}; it is left as it is"
+        )
+
+    async def _make_parents(self, target: Target) -> None:
+        parent = self._final(target).rpartition("/")[0]
+        if parent != self._base:
+            await self._client.make_collections(self._base, parent)
+
+    def _final(self, target: Target) -> str:
+        return webdav_urls.object_url(self._base, target.name)
+
+    def _hidden(self, target: Target) -> str:
+        return webdav_urls.object_url(self._base, webdav_urls.beside(target.name, target.upload))
+
+    # Verifying --------------------------------------------------------------------------------
+
+    async def _same(self, target: Target, standing: Resource, expected: _Expected) -> _Proof | None:
+        """The proof that what stands there is the very object; None where it isn't."""
+        if standing.collection or standing.size != expected.size:
+            return None
+        url = self._final(target)
+        try:
+            if target.upload in target.name:
+                return await self._proof(url, standing, expected)
+            return await self._read_back(url, standing, expected)
+        except VerificationError:
+            return None
+
+    async def _proof(
+        self, url: str, standing: Resource, expected: _Expected, counted: str = ""
+    ) -> _Proof:
+        """What can be shown, as the configuration wants it. Raises VerificationError."""
+        if standing.size != expected.size:
+            raise VerificationError(f"{standing.size} bytes are stored instead of {expected.size}")
+        counted = counted or standing.md5
+        self._counts = self._counts or bool(counted)
+        if expected.md5 and counted and counted != expected.md5:
+            raise VerificationError("the server's checksum of the object is another one")
+        if self._verify == "size":
+            return _Proof("size", {})
+        if self._verify == "checksum" and expected.md5 and counted:
+            return _Proof("checksum", {"md5": counted})
+        return await self._read_back(url, standing, expected)
+
+    async def _read_back(self, url: str, standing: Resource, expected: _Expected) -> _Proof:
+        if await self._sums(url, standing) != (expected.crc, expected.size):
+            raise VerificationError("the object reads back differently")
+        return _Proof("readback", {crc.NAME: crc.text(expected.crc)})
+
+    async def _sums(self, url: str, standing: Resource) -> tuple[int, int]:
+        """The CRC and the number of bytes of a file, read from its start."""
+        found = size = 0
+        file = WebDavFile(self._client, url, standing.size or 0)
+        async for piece in file.read(0, file.size):
+            found = crc64nvme(piece, found)
+            size += len(piece)
+        return found, size
+
+    def _stored(self, url: str, standing: Resource, proof: _Proof) -> StoredObject:
+        return StoredObject(
+            uri=url,
+            size=standing.size or 0,
+            etag=bare(standing.etag),
+            checksum=proof.checksum,
+            verified=proof.verified,
+        )

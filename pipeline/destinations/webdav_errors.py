@@ -1,0 +1,80 @@
+"""What a WebDAV server's answers, and its silence, mean for a delivery."""
+
+from __future__ import annotations
+
+import html
+import re
+import ssl
+from http import HTTPStatus
+from typing import Final
+
+import aiohttp
+
+from pipeline.destinations.wording import printable, reason
+from pipeline.errors import (
+    DestinationError,
+    DestinationRefusedError,
+    DestinationUnreachableError,
+)
+
+
+class MissingError(DestinationRefusedError):
+    """Nothing there (404, 410)."""
+
+
+class NoParentError(DestinationRefusedError):
+    """The collection above it isn't there (409)."""
+
+
+class StandsError(DestinationRefusedError):
+    """A condition wasn't met: something stands there already (412)."""
+
+
+class UnsupportedError(DestinationRefusedError):
+    """The server doesn't do that, or not there (405, 501)."""
+
+
+_BY_STATUS: Final[dict[int, type[DestinationError]]] = {
+    HTTPStatus.NOT_FOUND: MissingError,
+    HTTPStatus.GONE: MissingError,
+    HTTPStatus.CONFLICT: NoParentError,
+    HTTPStatus.PRECONDITION_FAILED: StandsError,
+    HTTPStatus.METHOD_NOT_ALLOWED: UnsupportedError,
+    HTTPStatus.NOT_IMPLEMENTED: UnsupportedError,
+    HTTPStatus.REQUEST_TIMEOUT: DestinationUnreachableError,
+    HTTPStatus.LOCKED: DestinationUnreachableError,
+    HTTPStatus.TOO_EARLY: DestinationUnreachableError,
+    HTTPStatus.TOO_MANY_REQUESTS: DestinationUnreachableError,
+    # The quota is used up: that is the user's to settle, not time's.
+    HTTPStatus.INSUFFICIENT_STORAGE: DestinationRefusedError,
+}
+
+
+def of_answer(status: int, body: bytes) -> DestinationError:
+    """The error that an answer stands for."""
+    kind = _BY_STATUS.get(status)
+    if kind is None:
+        server = status >= HTTPStatus.INTERNAL_SERVER_ERROR
+        kind = DestinationUnreachableError if server else DestinationRefusedError
+    said = _message(body)
+    if HTTPStatus.MULTIPLE_CHOICES <= status < HTTPStatus.BAD_REQUEST:
+        said = "it sends us elsewhere, where no password is sent to"
+    return kind(f"the server answered {status}" + (f": {said}" if said else ""))
+
+
+def of_transport(error: Exception) -> DestinationError:
+    """The error of a request that got no whole answer."""
+    if isinstance(error, TimeoutError):
+        return DestinationUnreachableError("the server didn't answer in time")
+    if isinstance(error, ssl.SSLError | aiohttp.ClientSSLError):
+        return DestinationUnreachableError("no secure connection: the certificate isn't trusted")
+    said = reason(error)
+    return DestinationUnreachableError(
+        f"no connection, or one that broke: {type(error).__name__}" + (f" ({said})" if said else "")
+    )
+
+
+def _message(body: bytes) -> str:
+    """The message of an error as sabre/dav writes it; no XML parser is needed for that."""
+    found = re.search(rb"<s:message>([^<]*)</s:message>", body)
+    return printable(html.unescape(found[1].decode(errors="replace"))) if found else ""
