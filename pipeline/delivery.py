@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import AsyncIterator, Iterable
-from typing import Final, Protocol
+from typing import Final
 
 from awscrt.checksums import combine_crc64nvme, crc64nvme
 
 from pipeline.destinations.base import Limits, PartPlace
+from pipeline.digests import Hasher, hasher
 from pipeline.envelope import BATCH, SEGMENT, by_format
 from pipeline.errors import DestinationRefusedError
 from pipeline.messages import DigestName, Seal, Span, StoredPart
@@ -19,25 +20,6 @@ CHUNK: Final = BATCH * SEGMENT
 
 S3_LIMITS: Final = Limits(min_part=5 * 1024 * 1024)
 """The strictest of all: parts that S3 takes suit every destination."""
-
-
-class Hasher(Protocol):
-    """What :mod:`hashlib` and blake3 have in common."""
-
-    def update(self, data: memoryview, /) -> object:
-        """Take further bytes."""
-
-    def hexdigest(self) -> str:
-        """Of all bytes taken."""
-
-
-def hasher(name: DigestName) -> Hasher:
-    """A fresh hasher."""
-    if name == "sha256":
-        return hashlib.sha256()
-    from blake3 import blake3  # noqa: PLC0415  # only who asks for it needs it in memory
-
-    return blake3()
 
 
 def plan_parts(size: int, part_size: int, limits: Limits = S3_LIMITS) -> int:

@@ -10,8 +10,9 @@ import msgspec
 
 from pipeline import messages as m
 from pipeline.blocking import in_executor, in_thread
-from pipeline.delivery import CHUNK, SealedBody, hasher, whole
+from pipeline.delivery import CHUNK, SealedBody, whole
 from pipeline.destinations.base import Destination
+from pipeline.digests import hasher
 from pipeline.errors import SourceChangedError
 from pipeline.source import Source
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final, Literal
 
 import msgspec
 
+from pipeline.digests import Hasher, hasher
 from pipeline.errors import ReceiptError, VerificationError
 from pipeline.messages import DestinationSpec, DigestName, EnvelopeFormat, StoredObject, VerifyMode
 
@@ -169,30 +169,16 @@ def write(directory: Path, receipt: Receipt) -> Path:
     return path
 
 
-class Hash(Protocol):
-    """A digest in the making."""
-
-    def update(self, data: memoryview, /) -> object:
-        """Take more bytes in."""
-
-    def hexdigest(self) -> str:
-        """Of all bytes so far."""
-
-
-def new_hash(name: str) -> Hash:
+def new_hash(name: str) -> Hasher:
     """The hash of that name. Raises ReceiptError where it isn't known or isn't installed."""
     known: tuple[DigestName, ...] = ("sha256", "blake3")
-    if name not in known:
-        raise ReceiptError(f"a digest that isn't known here: {name!r}")
-    if name == "sha256":
-        return hashlib.sha256()
-    try:
-        from blake3 import blake3  # noqa: PLC0415 - optional: only where it was chosen
-    except ImportError:
-        raise ReceiptError(
-            "the digest is a BLAKE3 one, and the package blake3 isn't installed"
-        ) from None
-    return blake3()
+    for digest in known:
+        if digest == name:
+            try:
+                return hasher(digest)
+            except ImportError:
+                raise ReceiptError(f"the package {name} isn't installed") from None
+    raise ReceiptError(f"a digest that isn't known here: {name!r}")
 
 
 class PlaintextCheck:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pipeline.delivery import CHUNK, hasher
+from pipeline.delivery import CHUNK
+from pipeline.digests import hasher
 from pipeline.messages import DigestName
 from pipeline.source import Source
 

@@ -12,7 +12,8 @@ import sys
 import time
 from collections.abc import Callable
 
-from pipeline.delivery import CHUNK, hasher
+from pipeline.delivery import CHUNK
+from pipeline.digests import hasher
 from pipeline.envelope import by_format
 
 _ENDLESS = 1 << 50

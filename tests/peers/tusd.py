@@ -6,21 +6,16 @@
 from __future__ import annotations
 
 import shutil
-import signal
 import socket
-import subprocess
-import time
 from collections.abc import Mapping, Sequence
-from os import environ
 from pathlib import Path
-from types import TracebackType
-from typing import Literal, Self
+from typing import Literal
 
 from tests.peers import cache
+from tests.peers.process import ServerProcess
 
 Version = Literal[1, 2]
 
-READY_TIMEOUT = 20.0
 _HERE = Path(__file__).parent
 _BUILDS: dict[Version, tuple[str, str]] = {
     1: ("tusd-1.13.0", "github.com/tus/tusd/cmd/tusd"),
@@ -53,7 +48,7 @@ def program(version: Version = 2) -> Path:
     return cache.built(name, [module / "go.mod", module / "tools.go", package], build) / "tusd"
 
 
-class Tusd:
+class Tusd(ServerProcess):
     """A running tusd on a free port of the loopback; use it as a context manager.
 
     Args:
@@ -78,23 +73,15 @@ class Tusd:
         self.directory = directory
         self.hooks = hooks
         self.version = version
-        self.port = port
-        self.log = directory.with_name(directory.name + ".tusd.log")
+        log = directory.with_name(directory.name + ".tusd.log")
+        super().__init__((), port, log, environment)
         self._program = program(version)
         self._options = tuple(options)
-        self._environment = dict(environment or {})
-        self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
         """Where uploads are made."""
         return f"http://127.0.0.1:{self.port}/files/"
-
-    @property
-    def pid(self) -> int:
-        """Of the running server."""
-        assert self._process is not None
-        return self._process.pid
 
     def start(self) -> None:
         """Start it, and wait until it takes connections."""
@@ -105,62 +92,8 @@ class Tusd:
         command += ["-base-path", "/files/", "-upload-dir", str(self.directory)]
         if self.hooks is not None:
             command += ["-hooks-dir", str(self.hooks)]
-        with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
-                [*command, *self._options],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env={**environ, **self._environment},
-            )
-        deadline = time.monotonic() + READY_TIMEOUT
-        while not self._answers():
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                self.kill()
-                raise RuntimeError(f"tusd did not start: {self.tail()}")
-            time.sleep(0.02)
-
-    def stop(self, timeout: float = 20.0) -> None:
-        """SIGTERM, and wait; what is not gone by then is killed."""
-        self._end(signal.SIGTERM, timeout)
-
-    def kill(self) -> None:
-        """SIGKILL, as in a crash."""
-        self._end(signal.SIGKILL, 20.0)
-
-    def tail(self) -> str:
-        """The end of its log."""
-        return self.log.read_text(errors="replace")[-4000:] if self.log.exists() else ""
-
-    def _answers(self) -> bool:
-        try:
-            with socket.create_connection(("127.0.0.1", self.port), timeout=1):
-                return True
-        except OSError:
-            return False
-
-    def _end(self, number: signal.Signals, timeout: float) -> None:
-        process, self._process = self._process, None
-        if process is None:
-            return
-        process.send_signal(number)
-        try:
-            process.wait(timeout)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.stop()
+        self._command = [*command, *self._options]
+        super().start()
 
 
 def free_port() -> int:
