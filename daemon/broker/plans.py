@@ -101,7 +101,8 @@ def check_distinct(planned: Sequence[PlannedDestination]) -> None:
     places = set()
     for one in planned:
         spec = one.spec
-        place = (spec.type, spec.endpoint.rstrip("/"), spec.bucket, spec.directory, one.path)
+        server = (spec.endpoint.rstrip("/"), spec.url.rstrip("/"), spec.host, spec.port)
+        place = (spec.type, *server, spec.bucket, spec.directory, one.path)
         if place in places:
             raise PlanError(f"destination {clean(spec.name)!r} is there twice with the same path")
         places.add(place)

@@ -22,6 +22,7 @@ from daemon.journal.model import (
 )
 from daemon.processing.context import Context, OpenSource, Progress, StoppedError
 from daemon.processing.growth import Growth
+from daemon.processing.prepare import WHOLE_LIMIT
 from daemon.tasks import run_all
 from pipeline.delivery import spans
 from pipeline.errors import (
@@ -150,7 +151,7 @@ class DeliveryRun:
             digest=self._context.settings.pipeline.digest,
             stale=self._delivery.attempts > 1,
         )
-        async with self._context.slots.take(self._study, small=True):
+        async with self._context.slots.take(self._study, small=self._size <= WHOLE_LIMIT):
             self._context.go_on()
             result = await self._run(job, WholeStored)
         self._progress.sent = self._progress.stored = self._delivery.size

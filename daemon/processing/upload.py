@@ -22,7 +22,7 @@ from daemon.processing.deliver import DeliveryRun
 from daemon.processing.follow import Follower
 from daemon.processing.growth import take_in
 from daemon.processing.past import is_trusted, is_unchanged, throw_away
-from daemon.processing.prepare import check_size, prepare
+from daemon.processing.prepare import WHOLE_LIMIT, check_size, prepare
 from daemon.processing.receipts import keep_receipt, make_receipt
 from daemon.tasks import run_all
 from pipeline import receipt as receipts
@@ -126,7 +126,7 @@ class UploadRun:
         self, upload: Upload, envelope: Envelope, delivery: Delivery, source: OpenSource
     ) -> None:
         run = DeliveryRun(self._context, upload, envelope, delivery, source)
-        if delivery.part_size == 0:
+        if source.identity.size <= WHOLE_LIMIT:
             await run.run()
             return
         async with self._large:
