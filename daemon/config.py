@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 
 from daemon.config_checks import (
     is_listen,
-    object_path_problem,
     template_problem,
     url_problem,
     with_slash,
 )
+from daemon.config_destinations import DestinationReader
 from daemon.config_file import (
     ApiTable,
-    DestinationTable,
     File,
     HooksTable,
     Issues,
@@ -35,14 +33,12 @@ from daemon.errors import ConfigError
 from daemon.settings import (
     Api,
     ApiPaths,
-    Destination,
     Hooks,
     Pipeline,
     Settings,
     Uploads,
 )
 from daemon.units import DURATION_EXAMPLE, parse_duration
-from pipeline.messages import DestinationSpec
 
 SYSTEM_FILE = Path("/etc/dropoffd/config.toml")
 
@@ -54,8 +50,6 @@ SEGMENT = 64 * 1024
 """Parts begin at whole segments."""
 MAX_PART = 5 * 1024**3
 MIN_MEMORY = 1024 * 1024
-
-_DESTINATION_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", re.ASCII)
 
 
 def find(path: Path | None, environ: Mapping[str, str]) -> Path:
@@ -125,9 +119,9 @@ class _Builder:
 
     def settings(self, tables: File) -> Settings:
         uploads = self._uploads(tables.uploads)
-        destinations = {
-            name: self._destination(name, table) for name, table in tables.destinations.items()
-        }
+        destinations = DestinationReader(self._file, self._issues, self._credentials).read(
+            tables.destinations
+        )
         settings = Settings(
             file=self._file,
             uploads=uploads,
@@ -283,66 +277,6 @@ class _Builder:
             stop_timeout=float(table.stop_timeout),
         )
 
-    def _destination(self, name: str, table: DestinationTable) -> Destination:
-        key = ("destinations", name)
-        if not _DESTINATION_NAME.fullmatch(name) or name.startswith("inline-"):
-            self._issues.add(
-                key, "expected a name of letters, digits, - and _ that doesn't begin with inline-"
-            )
-        if problem := object_path_problem(table.path):
-            self._issues.add((*key, "path"), problem)
-        if table.type == "s3":
-            spec = self._s3(name, table)
-        elif table.type == "directory":
-            spec = self._directory(name, table)
-        else:
-            found = f"found {describe(table.type)}" if table.type else "missing"
-            self._issues.add((*key, "type"), f'{found}, expected one of "s3", "directory"')
-            spec = DestinationSpec(name=name, type="directory")
-        return Destination(spec=spec, path=table.path)
-
-    def _s3(self, name: str, table: DestinationTable) -> DestinationSpec:
-        key = ("destinations", name)
-        if table.endpoint:
-            self._check_url((*key, "endpoint"), table.endpoint)
-        elif not table.region:
-            self._issues.add(
-                (*key, "endpoint"), "missing, expected the store's URL, or a region for AWS"
-            )
-        if not table.bucket:
-            self._issues.add((*key, "bucket"), "missing, expected the bucket's name")
-        self._check_foreign(key, table, ("directory",))
-        access = self._secret(variable(name, "ACCESS_KEY"))
-        secret = self._secret(variable(name, "SECRET_KEY"))
-        if bool(access) != bool(secret):
-            self._issues.add(
-                key,
-                f"expected both {variable(name, 'ACCESS_KEY')} and "
-                f"{variable(name, 'SECRET_KEY')}, or none for the AWS credentials chain",
-            )
-        return DestinationSpec(
-            name=name,
-            type="s3",
-            verify=table.verify,
-            endpoint=table.endpoint.rstrip("/"),
-            bucket=table.bucket,
-            region=table.region,
-            access_key=access,
-            secret_key=secret,
-            session_token=self._secret(variable(name, "SESSION_TOKEN")),
-            ca_file=self._ca_file((*key, "ca_file"), table.ca_file),
-        )
-
-    def _directory(self, name: str, table: DestinationTable) -> DestinationSpec:
-        key = ("destinations", name)
-        self._check_foreign(key, table, ("endpoint", "bucket", "region", "ca_file"))
-        return DestinationSpec(
-            name=name,
-            type="directory",
-            verify=table.verify,
-            directory=str(self._path((*key, "directory"), table.directory)),
-        )
-
     def _secret(self, name: str) -> str:
         return self._credentials.get(name) if self._credentials is not None else ""
 
@@ -373,11 +307,6 @@ class _Builder:
         if problem := template_problem(template, known):
             self._issues.add(key, problem)
 
-    def _check_foreign(self, key: Key, table: DestinationTable, names: tuple[str, ...]) -> None:
-        for name in names:
-            if getattr(table, name):
-                self._issues.add((*key, name), f'not used by type = "{table.type}"')
-
     def _check_variables(self, settings: Settings) -> None:
         """Two destinations must not share the names of their secrets."""
         seen: dict[str, str] = {}
@@ -396,7 +325,7 @@ class _Builder:
             ("state", "directory"): settings.state,
         }
         for name, destination in settings.destinations.items():
-            if destination.spec.directory:
+            if destination.spec.type == "directory" and destination.spec.directory:
                 places["destinations", name, "directory"] = Path(destination.spec.directory)
         for key, place in places.items():
             for uploads in (

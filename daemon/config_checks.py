@@ -62,6 +62,16 @@ def url_problem(url: str) -> str:
     return ""
 
 
+def host_problem(host: str) -> str:
+    """What is wrong with a server's name or address; empty where it is fine."""
+    if re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?", host, re.ASCII) or (
+        ":" in host and re.fullmatch(r"[0-9A-Fa-f:.]+", host, re.ASCII)
+    ):
+        return ""
+    found = f"found {describe(host)}" if host else "missing"
+    return f'{found}, expected a server such as "sftp.example.org"'
+
+
 def is_listen(text: str) -> bool:
     """Whether it is ``HOST:PORT``, an IPv6 address in brackets."""
     host, _, port = text.rpartition(":")

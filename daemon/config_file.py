@@ -104,6 +104,12 @@ class DestinationTable(msgspec.Struct):
     region: str = ""
     ca_file: str = ""
     directory: str = ""
+    url: str = ""
+    chunks: bool = True
+    host: str = ""
+    port: int = 22
+    user: str = ""
+    host_keys: str = ""
     path: str = "{study}/{upload}/{filename}"
     verify: Literal["checksum", "readback", "size"] = "checksum"
 
@@ -172,7 +178,6 @@ def read(file: Path, text: str, issues: Issues) -> File:
         raise ConfigError(f"{_syntax_place(file, text, str(error))}: not TOML: {error}") from None
     except RecursionError:
         raise ConfigError(f"{file}: not usable: too deeply nested") from None
-    _set_aside_later(found, issues)
     return _table(File, found, (), issues)
 
 
@@ -247,19 +252,6 @@ def _syntax_place(file: Path, text: str, message: str) -> str:
     if found := re.search(r"at line (\d+)", message):
         return f"{file}:{found[1]}"
     return f"{file}:{max(1, len(text.splitlines()))}"
-
-
-def _set_aside_later(found: dict[str, Any], issues: Issues) -> None:
-    """Destinations of a type that is to come: told once, and not key by key."""
-    tables = found.get("destinations")
-    for name, table in tables.items() if isinstance(tables, dict) else ():
-        kind = table.get("type") if isinstance(table, dict) else None
-        if kind in ("webdav", "sftp"):
-            table.clear()
-            issues.add(
-                ("destinations", name, "type"),
-                f'"{kind}" is not available in this version, expected one of "s3", "directory"',
-            )
 
 
 def _table(shape: type[TableT], found: Mapping[str, Any], key: Key, issues: Issues) -> TableT:

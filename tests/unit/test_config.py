@@ -175,7 +175,7 @@ def test_a_syntax_error_has_its_line(fails: Fails) -> None:
         ('[state]\ndirectory = "/srv/tusd/state"\n', "lies in the upload directory"),
         ("[destinations.a]\n", 'destinations.a.type: missing, expected one of "s3"'),
         ('[destinations.a]\ntype = "ftp"\n', 'found "ftp", expected one of "s3", "directory"'),
-        ('[destinations.a]\ntype = "sftp"\nhost = "x"\n', "not available in this version"),
+        ('[destinations.a]\ntype = "sftp"\nhost = "x"\n', "destinations.a.user: missing"),
         ('[destinations.a]\ntype = "s3"\nregion = "r"\n', "destinations.a.bucket: missing"),
         ('[destinations.a]\ntype = "s3"\nbucket = "b"\n', "destinations.a.endpoint: missing"),
         ('[destinations.a]\ntype = "directory"\n', "destinations.a.directory: missing"),
