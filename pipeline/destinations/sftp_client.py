@@ -35,6 +35,7 @@ _CIPHERS: Final = (
     *("aes256-ctr", "aes192-ctr", "aes128-ctr"),
 )
 _NO_ATTRIBUTES: Final = asyncssh.SFTPAttrs()
+_NO_KEY: Final = (asyncssh.KeyImportError, asyncssh.KeyEncryptionError)
 _KEY_TYPES: Final = ("ssh-", "ecdsa-", "sk-")
 
 T = TypeVar("T")
@@ -231,18 +232,14 @@ def _credentials(spec: DestinationSpec) -> tuple[list[asyncssh.SSHKey], str]:
     if not spec.key:
         return [], spec.password
     text = _read(spec.key, "private key") if spec.key.startswith("/") else spec.key
-    try:
+    with contextlib.suppress(*_NO_KEY):
         return [asyncssh.import_private_key(text)], spec.password
-    except asyncssh.KeyEncryptionError:
-        pass
-    except asyncssh.KeyImportError as error:
-        raise DestinationRefusedError("the private key is none, or of a kind not known") from error
     try:
         # A passphrase is never offered to the server.
         return [asyncssh.import_private_key(text, spec.password)], ""
-    except (asyncssh.KeyEncryptionError, asyncssh.KeyImportError) as error:
+    except _NO_KEY as error:
         raise DestinationRefusedError(
-            "the private key is encrypted, and the password is not its passphrase"
+            "the private key is none, of a kind not known, or encrypted with another passphrase"
         ) from error
 
 

@@ -26,6 +26,7 @@ from pipeline.destinations.base import Body, PartPlace, Readable
 from pipeline.destinations.webdav_answers import Resource, bare
 from pipeline.destinations.webdav_client import WebDavClient
 from pipeline.destinations.webdav_errors import (
+    BadRequestError,
     MissingError,
     NoParentError,
     StandsError,
@@ -242,6 +243,9 @@ class WebDavDestination:
                 size=expected.size,
                 headers={"OC-Total-Length": str(expected.size)},
             )
+        except BadRequestError as error:
+            # Chunks that it had are gone: all has to be sent again.
+            raise ForgottenError(error.message) from error
         except (MissingError, NoParentError, DestinationUnreachableError) as error:
             hidden = await self._client.look(self._hidden(target))
             if hidden is not None and hidden.size == expected.size:

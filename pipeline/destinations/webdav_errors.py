@@ -30,11 +30,16 @@ class StandsError(DestinationRefusedError):
     """A condition wasn't met: something stands there already (412)."""
 
 
+class BadRequestError(DestinationRefusedError):
+    """The server sees no sense in the request, or what it has doesn't fit it (400)."""
+
+
 class UnsupportedError(DestinationRefusedError):
     """The server doesn't do that, or not there (405, 501)."""
 
 
 _BY_STATUS: Final[dict[int, type[DestinationError]]] = {
+    HTTPStatus.BAD_REQUEST: BadRequestError,
     HTTPStatus.NOT_FOUND: MissingError,
     HTTPStatus.GONE: MissingError,
     HTTPStatus.CONFLICT: NoParentError,

@@ -35,6 +35,8 @@ class NextcloudLike:
         self.requests: list[str] = []
         self.late_moves = 0
         """So many moves are done, but answered as a gateway does that lost patience."""
+        self.failing = 0
+        """So many requests are answered as in maintenance."""
         self.damaged = 0
         """So many assemblies have a wrong byte."""
         self.hashes = True
@@ -44,7 +46,7 @@ class NextcloudLike:
         app = web.Application(client_max_size=1 << 30)
         app.router.add_route("*", DAV + "/files/alice{path:.*}", self._on_file)
         app.router.add_route("*", DAV + "/uploads/alice{path:.*}", self._on_upload)
-        self._runner = web.AppRunner(app, access_log=None)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1, lingering_time=0)
         self._socket = socket.socket()
         self._socket.bind(("127.0.0.1", 0))
         self.origin = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
@@ -107,6 +109,9 @@ class NextcloudLike:
         pair = base64.b64encode(f"{self.user}:{self.password}".encode()).decode()
         if request.headers.get("Authorization") != f"Basic {pair}":
             raise web.HTTPUnauthorized
+        if self.failing:
+            self.failing -= 1
+            raise web.HTTPServiceUnavailable
         if "Cookie" in request.headers:
             raise web.HTTPPreconditionFailed(text="cookies, but not the strict ones")
 

@@ -22,7 +22,7 @@ PRIVILEGE_SEPARATION = Path("/run/sshd")
 def new_key(path: Path, passphrase: str | None = None) -> str:
     """Make a key pair; the public key as one line."""
     key = asyncssh.generate_private_key("ssh-ed25519")
-    key.write_private_key(path, passphrase=passphrase)
+    key.write_private_key(path, passphrase=passphrase, rounds=1, ignore_few_rounds=True)
     path.chmod(0o600)
     return key.export_public_key().decode().strip()
 
@@ -30,7 +30,7 @@ def new_key(path: Path, passphrase: str | None = None) -> str:
 class OpenSsh(ServerProcess):
     """``sshd`` for the user of the tests, by key only, with nothing but SFTP."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, read_only: bool = False) -> None:
         self.directory = directory / "store"
         self.directory.mkdir()
         self.user = getpass.getuser()
@@ -44,7 +44,7 @@ class OpenSsh(ServerProcess):
             f"AuthorizedKeysFile {directory / 'authorized_keys'}\nPidFile none\nUsePAM no\n"
             "StrictModes no\nPermitRootLogin prohibit-password\nPasswordAuthentication no\n"
             "KbdInteractiveAuthentication no\nSubsystem sftp internal-sftp\n"
-            "ForceCommand internal-sftp\nMaxStartups 100\n"
+            f"ForceCommand internal-sftp {'-R' if read_only else ''}\nMaxStartups 100\n"
         )
         program = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin")
         if program is None:
