@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 from aiohttp import web
@@ -38,4 +39,6 @@ async def signed(request: web.Request, body: bytes, kind: str = "application/jso
 
 def _stated(request: web.Request) -> str:
     """The time that the client signed."""
-    return request.headers["Authorization"].split('ts="')[1].split('"')[0]
+    found = re.search(r'\bts="(\d+)"', request.headers["Authorization"])
+    assert found is not None
+    return found[1]
