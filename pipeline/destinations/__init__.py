@@ -30,5 +30,5 @@ def limits_of(spec: DestinationSpec) -> Limits:
     if spec.type == "webdav":
         if not webdav_urls.chunks_root(spec):
             return Limits(parts=False)
-        return Limits(min_part=5 * 1024 * 1024)
+        return Limits(min_part=5 * 1024 * 1024, max_part=5 * 1000**3)
     return Limits(min_part=5 * 1024 * 1024) if spec.type == "s3" else Limits()

@@ -8,19 +8,18 @@ checksums: what was stored is read back.
 from __future__ import annotations
 
 import contextlib
-import stat
 from collections.abc import AsyncGenerator, Sequence
 from typing import Final, NamedTuple
 from urllib.parse import quote
 
 import asyncssh
-from awscrt.checksums import crc64nvme
 
 from pipeline.delivery import combined_crc
-from pipeline.destinations import below, crc, sftp_client
+from pipeline.destinations import below, crc, sftp_files
 from pipeline.destinations.base import Body, PartPlace, Readable
 from pipeline.destinations.remote import sftp_root
 from pipeline.destinations.sftp_client import SftpClient
+from pipeline.destinations.sftp_files import Session, SftpFile, Sums, holds, is_file, look
 from pipeline.errors import (
     DestinationError,
     DestinationRefusedError,
@@ -38,18 +37,7 @@ from pipeline.messages import (
     VerifyMode,
 )
 
-_MISSING: Final = (asyncssh.SFTPNoSuchFile, asyncssh.SFTPNoSuchPath)
-_FILE: Final = asyncssh.SFTPAttrs(permissions=below.FILE_MODE)
 _DIRECTORY: Final = asyncssh.SFTPAttrs(permissions=below.DIRECTORY_MODE)
-
-Session = asyncssh.SFTPClient
-
-
-class _Expected(NamedTuple):
-    """What the finished file has to be."""
-
-    size: int
-    crc: int
 
 
 class _Names(NamedTuple):
@@ -77,12 +65,12 @@ class SftpDestination:
 
         async def begin(session: Session) -> str:
             await self._make_directories(session, names)
-            standing = await _look(session, names.final)
+            standing = await look(session, names.final)
             _check_ours(target, standing)
             if standing is not None:
                 # Ours, of a try that the journal knows nothing of any more.
                 await session.remove(names.final)
-            async with _new_hidden(session, names):
+            async with sftp_files.made(session, names.hidden):
                 pass
             return names.hidden.rpartition("/")[2]
 
@@ -92,15 +80,15 @@ class SftpDestination:
         """Parts can't be listed here: each has to be proved."""
         names = self._names(target.name, target.upload)
 
-        async def look(session: Session) -> Begun:
-            if await _look(session, names.hidden) is not None:
+        async def resume(session: Session) -> Begun:
+            if await look(session, names.hidden) is not None:
                 return Begun(reference=reference, held=None)
-            standing = await _look(session, names.final)
+            standing = await look(session, names.final)
             if standing is None or standing.size != target.size:
                 raise ForgottenError("the unfinished file is gone")
             return Begun(reference=reference, held=None, finished=True)
 
-        return await self._client.run(look)
+        return await self._client.run(resume)
 
     async def put_part(
         self, target: Target, reference: str, part: PartPlace, body: Body
@@ -110,8 +98,8 @@ class SftpDestination:
         names = self._names(target.name, target.upload)
 
         async def put(session: Session) -> None:
-            async with _hidden(session, names, asyncssh.FXF_WRITE) as file:
-                await sftp_client.write(session, file, body, part.offset)
+            async with sftp_files.unfinished(session, names.hidden, asyncssh.FXF_WRITE) as file:
+                await sftp_files.write(session, file, body, part.offset)
 
         await self._client.run(put)
         return StoredPart(number=part.number, size=body.size, crc64nvme=body.crc64nvme)
@@ -123,9 +111,9 @@ class SftpDestination:
         del reference, held
         names = self._names(target.name, target.upload)
 
-        async def sums(session: Session) -> _Expected:
-            async with _hidden(session, names, asyncssh.FXF_READ) as file:
-                return await _sums(session, file, part.offset, part.size)
+        async def sums(session: Session) -> Sums:
+            async with sftp_files.unfinished(session, names.hidden, asyncssh.FXF_READ) as file:
+                return await sftp_files.sums(session, file, part.offset, part.size)
 
         there = await self._client.run(sums)
         if there.size != body.size:
@@ -142,12 +130,12 @@ class SftpDestination:
         """Verify the hidden file, and give it the final name."""
         del reference
         names = self._names(target.name, target.upload)
-        expected = _Expected(sum(part.size for part in parts), combined_crc(parts))
+        expected = Sums(sum(part.size for part in parts), combined_crc(parts))
 
         async def finish(session: Session) -> StoredObject:
             with contextlib.suppress(ForgottenError):  # perhaps it has its name already
-                async with _hidden(session, names, asyncssh.FXF_WRITE) as file:
-                    await _sync(file)
+                async with sftp_files.unfinished(session, names.hidden, asyncssh.FXF_WRITE) as file:
+                    await sftp_files.sync(file)
             return await self._finish(session, target, expected)
 
         return await self._client.run(finish)
@@ -159,10 +147,10 @@ class SftpDestination:
 
         async def put(session: Session) -> StoredObject:
             await self._make_directories(session, names)
-            async with _new_hidden(session, names) as file:
-                await sftp_client.write(session, file, body, 0)
-                await _sync(file)
-            return await self._finish(session, target, _Expected(body.size, body.crc64nvme))
+            async with sftp_files.made(session, names.hidden) as file:
+                await sftp_files.write(session, file, body, 0)
+                await sftp_files.sync(file)
+            return await self._finish(session, target, Sums(body.size, body.crc64nvme))
 
         try:
             return await self._client.run(put)
@@ -176,7 +164,7 @@ class SftpDestination:
     async def find(self, target: Target) -> StoredObject | None:
         """Our finished file."""
         names = self._names(target.name, target.upload)
-        standing = await self._client.run(lambda session: _look(session, names.final))
+        standing = await self._client.run(lambda session: look(session, names.final))
         _check_ours(target, standing)
         if standing is None:
             return None
@@ -186,7 +174,7 @@ class SftpDestination:
         """Remove the hidden file."""
         del reference
         names = self._names(target.name, target.upload)
-        await self._client.run(lambda session: _remove(session, names.hidden))
+        await self._client.run(lambda session: sftp_files.remove(session, names.hidden))
 
     async def aclose(self) -> None:
         """Close the connection."""
@@ -195,8 +183,8 @@ class SftpDestination:
     async def show(self, name: str) -> StoredObject | None:
         """See :class:`pipeline.destinations.remote.Remote`."""
         names = self._names(name, "")
-        standing = await self._client.run(lambda session: _look(session, names.final))
-        if standing is None or not _is_file(standing):
+        standing = await self._client.run(lambda session: look(session, names.final))
+        if standing is None or not is_file(standing):
             return None
         return StoredObject(uri=self._uri(name), size=standing.size or 0, verified="size")
 
@@ -206,26 +194,26 @@ class SftpDestination:
         standing = await self.show(name)
         if standing is None:
             raise DestinationRefusedError(f"{name} is not there")
-        yield _Open(self._client, self._names(name, "").final, standing.size)
+        yield SftpFile(self._client, self._names(name, "").final, standing.size)
 
     async def remove(self, target: Target) -> None:
         """See :class:`pipeline.destinations.remote.Remote`."""
         names = self._names(target.name, target.upload)
 
         async def remove(session: Session) -> None:
-            await _remove(session, names.hidden)
-            await _remove(session, names.final)
+            await sftp_files.remove(session, names.hidden)
+            await sftp_files.remove(session, names.final)
 
         await self._client.run(remove)
 
     # Finishing --------------------------------------------------------------------------------
 
-    async def _finish(self, session: Session, target: Target, expected: _Expected) -> StoredObject:
+    async def _finish(self, session: Session, target: Target, expected: Sums) -> StoredObject:
         names = self._names(target.name, target.upload)
-        hidden = await _look(session, names.hidden)
+        hidden = await look(session, names.hidden)
         if hidden is None:
-            standing = await _look(session, names.final)
-            if standing is None or not await _is(session, names.final, standing, expected):
+            standing = await look(session, names.final)
+            if standing is None or not await holds(session, names.final, standing, expected):
                 raise ForgottenError("the unfinished file is gone")
         else:
             await self._check(session, names, hidden, expected)
@@ -233,7 +221,7 @@ class SftpDestination:
         return self._stored(target, expected)
 
     async def _check(
-        self, session: Session, names: _Names, hidden: asyncssh.SFTPAttrs, expected: _Expected
+        self, session: Session, names: _Names, hidden: asyncssh.SFTPAttrs, expected: Sums
     ) -> None:
         """Hold what is there against what was sent."""
         if hidden.size != expected.size:
@@ -241,26 +229,26 @@ class SftpDestination:
         if self._verify == "size":
             return
         # Some servers give no bytes to who may write.
-        async with _hidden(session, names, asyncssh.FXF_READ) as file:
-            if await _sums(session, file, 0, expected.size) != expected:
+        async with sftp_files.unfinished(session, names.hidden, asyncssh.FXF_READ) as file:
+            if await sftp_files.sums(session, file, 0, expected.size) != expected:
                 raise VerificationError("what was written reads back differently")
 
     async def _publish(
-        self, session: Session, target: Target, names: _Names, expected: _Expected
+        self, session: Session, target: Target, names: _Names, expected: Sums
     ) -> None:
         """Give the checked file its final name, never at the cost of another file."""
-        standing = await _look(session, names.final)
+        standing = await look(session, names.final)
         if standing is None:
             try:
                 # Plain renaming takes no name that is there, whoever was faster than our look.
                 await session.rename(names.hidden, names.final)
             except (asyncssh.SFTPFailure, asyncssh.SFTPFileAlreadyExists):
-                standing = await _look(session, names.final)
+                standing = await look(session, names.final)
                 if standing is None:
                     raise
         if standing is not None:
             await self._settle(session, target, names, standing, expected)
-        found = await _look(session, names.final)
+        found = await look(session, names.final)
         if found is None or found.size != expected.size:
             raise VerificationError("another file stands there after it got its name")
 
@@ -270,20 +258,20 @@ class SftpDestination:
         target: Target,
         names: _Names,
         standing: asyncssh.SFTPAttrs,
-        expected: _Expected,
+        expected: Sums,
     ) -> None:
         """A file stands under the final name: equal, ours and old, or another's."""
-        if await _is(session, names.final, standing, expected):
-            await _remove(session, names.hidden)
+        if await holds(session, names.final, standing, expected):
+            await sftp_files.remove(session, names.hidden)
             return
         _check_ours(target, standing)
         try:
             await session.posix_rename(names.hidden, names.final)
         except asyncssh.SFTPOpUnsupported:
-            await _remove(session, names.final)
+            await sftp_files.remove(session, names.final)
             await session.rename(names.hidden, names.final)
 
-    def _stored(self, target: Target, expected: _Expected) -> StoredObject:
+    def _stored(self, target: Target, expected: Sums) -> StoredObject:
         read = self._verify != "size"
         return StoredObject(
             uri=self._uri(target.name),
@@ -318,101 +306,9 @@ class SftpDestination:
         return f"{self._root}{quote(name)}"
 
 
-class _Open:
-    """See :class:`pipeline.destinations.base.Readable`."""
-
-    def __init__(self, client: SftpClient, path: str, size: int) -> None:
-        self._client = client
-        self._path = path
-        self.size = size
-
-    async def read(self, start: int, stop: int) -> AsyncGenerator[bytes]:
-        async with (
-            self._client.session() as session,
-            sftp_client.opened(session, self._path, asyncssh.FXF_READ) as file,
-            contextlib.aclosing(sftp_client.read(session, file, start, stop - start)) as pieces,
-        ):
-            async for piece in pieces:
-                start += len(piece)
-                yield piece
-        if start < stop:
-            raise VerificationError(f"the file ends at byte {start} while it is read")
-
-
-async def _look(session: Session, path: str) -> asyncssh.SFTPAttrs | None:
-    """What stands there, links not followed; None where nothing does."""
-    try:
-        return await session.lstat(path)
-    except _MISSING:
-        return None
-
-
-async def _sync(file: asyncssh.SFTPClientFile) -> None:
-    """Have it on the server's disk, where the server can be asked for that."""
-    with contextlib.suppress(asyncssh.SFTPOpUnsupported):
-        await file.fsync()
-
-
-async def _remove(session: Session, path: str) -> None:
-    with contextlib.suppress(*_MISSING):
-        await session.remove(path)
-
-
-@contextlib.asynccontextmanager
-async def _new_hidden(session: Session, names: _Names) -> AsyncGenerator[asyncssh.SFTPClientFile]:
-    """The hidden file, made anew and open."""
-    await _remove(session, names.hidden)
-    flags = asyncssh.FXF_WRITE | asyncssh.FXF_CREAT | asyncssh.FXF_EXCL
-    async with sftp_client.opened(session, names.hidden, flags, _FILE) as file:
-        yield file
-
-
-@contextlib.asynccontextmanager
-async def _hidden(
-    session: Session, names: _Names, flags: int
-) -> AsyncGenerator[asyncssh.SFTPClientFile]:
-    """The hidden file, open. Raises ForgottenError where it is gone."""
-    try:
-        async with sftp_client.opened(session, names.hidden, flags) as file:
-            yield file
-    except _MISSING as error:
-        raise ForgottenError("the unfinished file is gone") from error
-
-
-async def _sums(
-    session: Session, file: asyncssh.SFTPClientFile, offset: int, size: int
-) -> _Expected:
-    """The CRC and the number of the bytes that are there, up to ``size``."""
-    found = count = 0
-    async with contextlib.aclosing(sftp_client.read(session, file, offset, size)) as pieces:
-        async for piece in pieces:
-            found = crc64nvme(piece, found)
-            count += len(piece)
-    return _Expected(size=count, crc=found)
-
-
-async def _sums_of(session: Session, path: str, size: int) -> _Expected:
-    async with sftp_client.opened(session, path, asyncssh.FXF_READ) as file:
-        return await _sums(session, file, 0, size)
-
-
-async def _is(
-    session: Session, path: str, standing: asyncssh.SFTPAttrs, expected: _Expected
-) -> bool:
-    """Whether the very object stands there."""
-    if not _is_file(standing) or standing.size != expected.size:
-        return False
-    return await _sums_of(session, path, expected.size) == expected
-
-
-def _is_file(standing: asyncssh.SFTPAttrs) -> bool:
-    mode = standing.permissions
-    return mode is None or stat.S_IFMT(mode) in {0, stat.S_IFREG}
-
-
 def _check_ours(target: Target, standing: asyncssh.SFTPAttrs | None) -> None:
     """Raise DestinationRefusedError for what may be another's."""
-    if standing is None or (target.upload in target.name and _is_file(standing)):
+    if standing is None or (target.upload in target.name and is_file(standing)):
         return
     raise DestinationRefusedError(
         f"{target.name}: something that isn't this upload's stands there; it is left as it is"

@@ -4,37 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from pathlib import Path
-from typing import Any, Final, Self, TypeVar
+from typing import Final, TypeVar
 
 import asyncssh
 
 from pipeline.blocking import in_thread
 from pipeline.destinations import sftp_errors
-from pipeline.destinations.base import Body
 from pipeline.destinations.retry import steadily
 from pipeline.errors import DestinationRefusedError
 from pipeline.messages import DestinationSpec
 
 CONNECT_TIMEOUT: Final = 20.0
 """Seconds until the server has let us in."""
-SILENCE_TIMEOUT: Final = 120.0
-"""Seconds without an answer."""
-CLOSE_TIMEOUT: Final = 5.0
-"""Likewise, after something went wrong already."""
 ALIVE_INTERVAL: Final = 30.0
-IN_FLIGHT: Final = 4 * 1024 * 1024
-"""Bytes that are under way for one part, or one file that is read."""
-LONGEST_BLOCK: Final = 256 * 1024
 
 _CIPHERS: Final = (
     # AES in hardware costs half of what ChaCha20 does; what is sent is sealed in any case.
     *("aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "chacha20-poly1305@openssh.com"),
     *("aes256-ctr", "aes192-ctr", "aes128-ctr"),
 )
-_NO_ATTRIBUTES: Final = asyncssh.SFTPAttrs()
 _NO_KEY: Final = (asyncssh.KeyImportError, asyncssh.KeyEncryptionError)
 _KEY_TYPES: Final = ("ssh-", "ecdsa-", "sk-")
 
@@ -73,7 +63,8 @@ class SftpClient:
             session = await self._opened()
             yield session
         except sftp_errors.ALL as error:
-            if isinstance(error, (*sftp_errors.LOST, OSError)) and session is self._session:
+            lost = isinstance(error, (*sftp_errors.LOST, OSError))
+            if lost and session is not None and session is self._session:
                 await self.aclose()
             raise sftp_errors.of(error) from None
 
@@ -112,119 +103,6 @@ class SftpClient:
                 client_version="dropoffd",
                 keepalive_interval=ALIVE_INTERVAL,
             )
-
-
-@contextlib.asynccontextmanager
-async def opened(
-    session: asyncssh.SFTPClient,
-    path: str,
-    flags: int,
-    attributes: asyncssh.SFTPAttrs = _NO_ATTRIBUTES,
-) -> AsyncGenerator[asyncssh.SFTPClientFile]:
-    """An open file. A server may tell only when it is closed that a write failed."""
-    file = await session.open(path, flags, attributes, encoding=None, block_size=0)
-    try:
-        yield file
-    except BaseException:
-        with contextlib.suppress(*sftp_errors.ALL):
-            async with asyncio.timeout(CLOSE_TIMEOUT):
-                await file.close()
-        raise
-    async with asyncio.timeout(SILENCE_TIMEOUT):
-        await file.close()
-
-
-async def write(
-    session: asyncssh.SFTPClient, file: asyncssh.SFTPClientFile, body: Body, offset: int
-) -> None:
-    """Write a body at ``offset``, with many requests under way."""
-    block = min(session.limits.max_write_len, LONGEST_BLOCK)
-    async with _Window(IN_FLIGHT // block) as window:
-        async for view in body:
-            for start in range(0, len(view), block):
-                data = bytes(view[start : start + block])  # the view doesn't live that long
-                await window.add(file.write(data, offset))
-                offset += len(data)
-
-
-async def read(
-    session: asyncssh.SFTPClient, file: asyncssh.SFTPClientFile, offset: int, size: int
-) -> AsyncGenerator[bytes]:
-    """The bytes from ``offset`` on, ``size`` of them or up to the end, likewise.
-
-    To be used up, or closed: requests are under way while it isn't.
-    """
-    block = min(session.limits.max_read_len, LONGEST_BLOCK)
-    end = offset + size
-    asked: deque[tuple[int, asyncio.Task[bytes]]] = deque()
-    try:
-        while True:
-            while offset < end and len(asked) < max(1, IN_FLIGHT // block):
-                length = min(block, end - offset)
-                asked.append((length, asyncio.ensure_future(_read_all(file, offset, length))))
-                offset += length
-            if not asked:
-                return
-            length, task = asked[0]
-            async with asyncio.timeout(SILENCE_TIMEOUT):
-                data = await task
-            asked.popleft()
-            if data:
-                yield data
-            if len(data) < length:
-                return
-    finally:
-        await _end([task for _, task in asked])
-
-
-async def _read_all(file: asyncssh.SFTPClientFile, offset: int, length: int) -> bytes:
-    """A block; shorter only at the end of the file."""
-    pieces: list[bytes] = []
-    while length:
-        data: bytes = await file.read(length, offset)
-        if not data:
-            break
-        pieces.append(data)
-        offset += len(data)
-        length -= len(data)
-    return b"".join(pieces)
-
-
-class _Window:
-    """So many requests at once; leaving it waits for all of them."""
-
-    def __init__(self, size: int) -> None:
-        self._size = max(1, size)
-        self._tasks: deque[asyncio.Task[int]] = deque()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        try:
-            while kind is None and self._tasks:
-                await self._oldest()
-        finally:
-            await _end(self._tasks)
-
-    async def add(self, request: Coroutine[Any, Any, int]) -> None:
-        """Start a request, once there is room."""
-        if len(self._tasks) >= self._size:
-            await self._oldest()
-        self._tasks.append(asyncio.ensure_future(request))
-
-    async def _oldest(self) -> None:
-        async with asyncio.timeout(SILENCE_TIMEOUT):
-            await self._tasks[0]
-        self._tasks.popleft()
-
-
-async def _end(tasks: Iterable[asyncio.Task[T]]) -> None:
-    """Give up requests that nobody waits for any more."""
-    left = list(tasks)
-    for task in left:
-        task.cancel()
-    await asyncio.gather(*left, return_exceptions=True)
 
 
 def _credentials(spec: DestinationSpec) -> tuple[list[asyncssh.SSHKey], str]:

@@ -12,10 +12,7 @@ could repeat. Anything else is read back.
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import re
-import secrets
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Final, NamedTuple
 
 from awscrt.checksums import crc64nvme
@@ -24,14 +21,9 @@ from pipeline.delivery import combined_crc
 from pipeline.destinations import crc, webdav_urls
 from pipeline.destinations.base import Body, PartPlace, Readable
 from pipeline.destinations.webdav_answers import Resource, bare
+from pipeline.destinations.webdav_chunks import Chunks, Growing, proved
 from pipeline.destinations.webdav_client import WebDavClient
-from pipeline.destinations.webdav_errors import (
-    BadRequestError,
-    MissingError,
-    NoParentError,
-    StandsError,
-    UnsupportedError,
-)
+from pipeline.destinations.webdav_errors import MissingError, StandsError
 from pipeline.destinations.webdav_file import WebDavFile
 from pipeline.errors import (
     DestinationError,
@@ -52,9 +44,6 @@ from pipeline.messages import (
 
 HASH: Final = "X-Hash"
 """Asks Nextcloud to count what it is sent; the answer is in ``X-Hash-MD5``."""
-
-_MD5: Final = re.compile(r"[0-9a-f]{32}")
-_FOLDER: Final = re.compile(r"dropoffd-[0-9a-zA-Z-]+")
 
 
 class _Expected(NamedTuple):
@@ -80,77 +69,46 @@ class WebDavDestination:
         self._base = spec.url.rstrip("/")
         self._verify: VerifyMode = spec.verify
         self._client = WebDavClient(spec)
-        self._chunks = webdav_urls.chunks_root(spec)
+        root = webdav_urls.chunks_root(spec)
+        self._chunks = Chunks(self._client, root) if root else None
         self._counts = webdav_urls.counts(spec)
         """Whether an MD5 of ours is worth its price: the server has one to hold it against."""
 
     async def begin(self, target: Target, *, stale: bool) -> str:
         """Make a collection for the chunks; its name is the reference."""
-        if not self._chunks:
-            raise DestinationRefusedError("this server can't be sent an object in parts")
+        growing = self._growing(target)
         if stale:
-            await self._remove_leftovers(target)
+            await self._chunked.remove_leftovers(growing)
         if await self._standing(target) is not None:
             # Ours, of a try that the journal knows nothing of any more: wrong, or sealed anew.
             await self._client.delete(self._final(target))
         await self._make_parents(target)
-        reference = f"{self._folder_prefix(target)}-{secrets.token_hex(8)}"
-        try:
-            await self._client.make_collection(self._folder(reference), self._about(target))
-        except (MissingError, NoParentError, UnsupportedError) as error:
-            raise DestinationRefusedError(
-                f"it takes no chunked uploads (chunks = false sends whole objects): {error.message}"
-            ) from error
-        return reference
+        await self._client.delete(self._hidden(target))
+        return await self._chunked.begin(growing)
 
     async def resume(self, target: Target, reference: str) -> Begun:
         """List the chunks that the server has."""
         try:
-            listed = await self._client.members(self._folder(reference))
-        except MissingError as error:
-            if await self._is_whole(target):
-                return Begun(reference=reference, finished=True)
-            raise ForgottenError("the unfinished upload is gone") from error
-        held = tuple(
-            HeldPart(number=int(chunk.name), size=chunk.size, etag=bare(chunk.etag))
-            for chunk in listed
-            if chunk.name.isascii() and chunk.name.isdigit() and chunk.size is not None
-        )
+            held = await self._chunked.held(reference)
+        except ForgottenError:
+            if not await self._is_whole(target):
+                raise
+            return Begun(reference=reference, finished=True)
         return Begun(reference=reference, held=held)
 
     async def put_part(
         self, target: Target, reference: str, part: PartPlace, body: Body
     ) -> StoredPart:
-        """Send one chunk, named so that chunks sort as they follow each other."""
-        url = f"{self._folder(reference)}/{part.number:05}"
-        try:
-            answer = await self._client.put(url, body, self._about(target))
-            etag = answer.headers.get("OC-ETag") or answer.headers.get("ETag", "")
-            if not etag:
-                # What the listing will show for it: known again later by that.
-                standing = await self._client.look(url)
-                etag = standing.etag if standing is not None else ""
-        except (MissingError, NoParentError) as error:
-            raise ForgottenError("the unfinished upload is gone") from error
-        return StoredPart(
-            number=part.number, size=body.size, etag=bare(etag), crc64nvme=body.crc64nvme
-        )
+        """Send one chunk."""
+        etag = await self._chunked.put(self._growing(target), reference, part.number, body)
+        return StoredPart(number=part.number, size=body.size, etag=etag, crc64nvme=body.crc64nvme)
 
     async def prove_part(
         self, target: Target, reference: str, part: PartPlace, body: Body, held: HeldPart | None
     ) -> StoredPart | None:
-        """Hold the listed ETag against the MD5, which it is on S3; chunks can't be read."""
+        """Hold the listed ETag against what would be sent."""
         del target, reference
-        if held is None or held.size != body.size or not _MD5.fullmatch(held.etag):
-            return None
-        body.with_md5()
-        async for _ in body:
-            pass
-        if body.md5 is None or held.etag != body.md5.hex():
-            return None
-        return StoredPart(
-            number=part.number, size=body.size, etag=held.etag, crc64nvme=body.crc64nvme
-        )
+        return await proved(part.number, body, held)
 
     async def finish(
         self, target: Target, reference: str, parts: Sequence[StoredPart]
@@ -165,7 +123,7 @@ class WebDavDestination:
         self._check_ours(target, standing)
         hidden = await self._client.look(self._hidden(target))
         if hidden is None or hidden.size != expected.size:
-            await self._assemble(target, reference, expected)
+            await self._chunked.assemble(self._growing(target), reference)
         return await self._verify_and_publish(target, expected)
 
     async def put(self, target: Target, body: Body, *, stale: bool) -> StoredObject:
@@ -201,8 +159,8 @@ class WebDavDestination:
 
     async def abort(self, target: Target, reference: str) -> None:
         """Remove the chunks, and what they were put together to."""
-        if reference and self._chunks:
-            await self._client.delete(self._folder(reference))
+        if self._chunks is not None:
+            await self._chunks.remove(reference)
         await self._client.delete(self._hidden(target))
 
     async def aclose(self) -> None:
@@ -230,53 +188,6 @@ class WebDavDestination:
         """See :class:`pipeline.destinations.remote.Remote`."""
         await self._client.delete(self._hidden(target))
         await self._client.delete(self._final(target))
-
-    # Chunks -----------------------------------------------------------------------------------
-
-    async def _assemble(self, target: Target, reference: str, expected: _Expected) -> None:
-        """Have the server put the chunks together; what stands there then decides."""
-        try:
-            await self._client.move(
-                f"{self._folder(reference)}/.file",
-                self._hidden(target),
-                overwrite=True,
-                size=expected.size,
-                headers={"OC-Total-Length": str(expected.size)},
-            )
-        except BadRequestError as error:
-            # Chunks that it had are gone: all has to be sent again.
-            raise ForgottenError(error.message) from error
-        except (MissingError, NoParentError, DestinationUnreachableError) as error:
-            hidden = await self._client.look(self._hidden(target))
-            if hidden is not None and hidden.size == expected.size:
-                return
-            if isinstance(error, DestinationUnreachableError):
-                raise
-            raise ForgottenError("the unfinished upload is gone") from error
-
-    async def _remove_leftovers(self, target: Target) -> None:
-        prefix = self._folder_prefix(target)
-        try:
-            listed = await self._client.members(self._chunks)
-        except MissingError:
-            return
-        for folder in listed:
-            if folder.name.startswith(prefix):
-                await self._client.delete(self._folder(folder.name))
-
-    def _folder_prefix(self, target: Target) -> str:
-        """The upload, and which of its objects: it may go to several places on one server."""
-        place = hashlib.sha256(self._final(target).encode()).hexdigest()[:12]
-        return f"dropoffd-{re.sub('[^0-9a-zA-Z]', '-', target.upload)}-{place}"
-
-    def _folder(self, reference: str) -> str:
-        if not _FOLDER.fullmatch(reference):
-            raise ForgottenError("the unfinished upload is none of this kind")
-        return f"{self._chunks}/{reference}"
-
-    def _about(self, target: Target) -> Mapping[str, str]:
-        """What every request about chunks has to tell."""
-        return {"Destination": self._hidden(target), "OC-Total-Length": str(target.size)}
 
     # Names ------------------------------------------------------------------------------------
 
@@ -306,22 +217,26 @@ class WebDavDestination:
         hidden, final = self._hidden(target), self._final(target)
         try:
             await self._client.move(hidden, final, overwrite=False, size=expected.size)
-        except (MissingError, DestinationUnreachableError):
-            # Perhaps only the answer was lost.
+        except (MissingError, DestinationUnreachableError) as error:
+            # Perhaps only the answer was lost: then it has gone from here, and is there.
+            left = await self._client.look(hidden)
             standing = await self._client.look(final)
-            if standing is None or standing.size != expected.size:
-                raise
+            if left is not None or standing is None or standing.size != expected.size:
+                raise DestinationUnreachableError(
+                    f"the object could not be moved: {error.message}"
+                ) from error
         except StandsError:
             await self._settle(target, expected)
 
     async def _settle(self, target: Target, expected: _Expected) -> None:
-        """An object stands under the final name: equal, ours and old, or another's."""
+        """An object stands under the final name: ours and old, equal, or another's."""
         hidden, final = self._hidden(target), self._final(target)
         standing = await self._client.look(final)
-        if standing is not None and await self._same(target, standing, expected):
+        if standing is not None and not _is_ours(target, standing):
+            if not await self._same(target, standing, expected):
+                self._check_ours(target, standing)
             await self._client.delete(hidden)
             return
-        self._check_ours(target, standing)
         await self._client.move(hidden, final, overwrite=True, size=expected.size)
 
     async def _standing(self, target: Target) -> Resource | None:
@@ -340,16 +255,24 @@ class WebDavDestination:
 
     def _check_ours(self, target: Target, standing: Resource | None) -> None:
         """Raise DestinationRefusedError for what may be another's."""
-        if standing is None or (target.upload in target.name and not standing.collection):
-            return
-        raise DestinationRefusedError(
-            f"another object stands under {target.name}; it is left as it is"
-        )
+        if standing is not None and not _is_ours(target, standing):
+            raise DestinationRefusedError(
+                f"another object stands under {target.name}; it is left as it is"
+            )
 
     async def _make_parents(self, target: Target) -> None:
         parent = self._final(target).rpartition("/")[0]
         if parent != self._base:
             await self._client.make_collections(self._base, parent)
+
+    @property
+    def _chunked(self) -> Chunks:
+        if self._chunks is None:
+            raise DestinationRefusedError("this server can't be sent an object in parts")
+        return self._chunks
+
+    def _growing(self, target: Target) -> Growing:
+        return Growing(upload=target.upload, to=self._hidden(target), size=target.size)
 
     def _final(self, target: Target) -> str:
         return webdav_urls.object_url(self._base, target.name)
@@ -360,14 +283,14 @@ class WebDavDestination:
     # Verifying --------------------------------------------------------------------------------
 
     async def _same(self, target: Target, standing: Resource, expected: _Expected) -> _Proof | None:
-        """The proof that what stands there is the very object; None where it isn't."""
+        """The proof that what stands there is the very object; None where it isn't.
+
+        Its size alone never is one: what was sealed with another key has the same.
+        """
         if standing.collection or standing.size != expected.size:
             return None
-        url = self._final(target)
         try:
-            if target.upload in target.name:
-                return await self._proof(url, standing, expected)
-            return await self._read_back(url, standing, expected)
+            return await self._read_back(self._final(target), standing, expected)
         except VerificationError:
             return None
 
@@ -409,3 +332,8 @@ class WebDavDestination:
             checksum=proof.checksum,
             verified=proof.verified,
         )
+
+
+def _is_ours(target: Target, standing: Resource) -> bool:
+    """Whether it has to be this upload's, by the name that it stands under."""
+    return target.upload in target.name and not standing.collection

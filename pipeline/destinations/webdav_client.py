@@ -138,7 +138,7 @@ class WebDavClient:
         """Remove what is there. Nothing there is fine."""
         try:
             await self.request("DELETE", url)
-        except MissingError:
+        except (MissingError, NoParentError):
             return
 
     @contextlib.asynccontextmanager

@@ -146,6 +146,22 @@ async def test_chunks_that_expired_are_forgotten(
     await store.abort(target, reference)
 
 
+async def test_an_answer_that_is_lost_as_the_server_closes_is_found_out(
+    tmp_path: Path, target: Target
+) -> None:
+    (tmp_path / "rude").mkdir()
+    async with NextcloudLike(tmp_path / "rude", lingering=0) as cloud:
+        spec = DestinationSpec(
+            name="cloud", type="webdav", url=cloud.url, user=cloud.user, password=cloud.password
+        )
+        store = WebDavDestination(spec)
+        reference = await store.begin(target, stale=False)
+        cloud.forget_uploads()
+        with pytest.raises(ForgottenError):
+            await send(store, target, reference, (1,))
+        await store.aclose()
+
+
 async def test_a_chunk_that_the_server_lost_is_sent_again_with_all_others(
     store: WebDavDestination, cloud: NextcloudLike, target: Target
 ) -> None:
@@ -258,3 +274,36 @@ async def test_a_collection_that_is_not_there_is_refused(
     with pytest.raises(DestinationRefusedError, match="is not there"):
         await store.begin(target, stale=False)
     await store.aclose()
+
+
+@pytest.mark.parametrize("place", ["final", "hidden"])
+async def test_what_was_sealed_with_another_key_is_never_taken_for_the_object(
+    spec: DestinationSpec, cloud: NextcloudLike, target: Target, place: str
+) -> None:
+    store = WebDavDestination(msgspec.structs.replace(spec, verify="size"))
+    final = cloud.files / target.name
+    old = final if place == "final" else final.with_name(f".x y.c4gh.{target.upload}.dropoffd-part")
+    for whole in (True, False):
+        old.parent.mkdir(parents=True, exist_ok=True)
+        old.write_bytes(WHOLE[::-1])
+        if whole:
+            await store.put(target, BytesBody(WHOLE), stale=True)
+        else:
+            reference = await store.begin(target, stale=True)
+            await store.finish(target, reference, await send(store, target, reference))
+        assert files(cloud) == ["x y.c4gh"]
+        assert final.read_bytes() == WHOLE
+    await store.aclose()
+
+
+async def test_a_move_that_never_happened_is_not_taken_for_done(
+    store: WebDavDestination, cloud: NextcloudLike, target: Target
+) -> None:
+    final = cloud.files / target.name
+    final.parent.mkdir(parents=True)
+    final.write_bytes(WHOLE[::-1])
+    cloud.refused_moves = 4
+    with pytest.raises(DestinationUnreachableError, match="could not be moved"):
+        await store.put(target, BytesBody(WHOLE), stale=True)
+    await store.put(target, BytesBody(WHOLE), stale=True)
+    assert final.read_bytes() == WHOLE

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 import pytest_asyncio
 
-from pipeline.destinations import open_destination, sftp
+from pipeline.destinations import open_destination, sftp_files
 from pipeline.destinations.base import PartPlace
 from pipeline.destinations.sftp import SftpDestination
 from pipeline.errors import (
@@ -177,7 +177,7 @@ async def test_a_file_that_came_in_between_keeps_its_name(
             target, reference, PartPlace(number=1, offset=0, size=len(WHOLE)), BytesBody(WHOLE)
         )
     ]
-    monkeypatch.setattr("pipeline.destinations.sftp._look", blind_to("x.bin"))
+    monkeypatch.setattr("pipeline.destinations.sftp.look", blind_to("x.bin"))
     (server.directory / "x.bin").write_bytes(b"theirs")
     with pytest.raises(DestinationRefusedError, match="left as it is"):
         await store.finish(target, reference, parts)
@@ -258,10 +258,10 @@ def names_beside(path: Path) -> list[str]:
 
 def blind_to(name: str) -> object:
     """A look that doesn't see a file, once: it comes right after."""
-    look = sftp._look
+    look = sftp_files.look
     seen: list[str] = []
 
-    async def looked(session: sftp.Session, path: str) -> object:
+    async def looked(session: sftp_files.Session, path: str) -> object:
         if path.endswith(f"/{name}") and not seen:
             seen.append(path)
             return None

@@ -24,9 +24,12 @@ DAV: Final = "/remote.php/dav"
 
 
 class NextcloudLike:
-    """Serves one user's files below ``directory / "files"``. An async context manager."""
+    """Serves one user's files below ``directory / "files"``. An async context manager.
 
-    def __init__(self, directory: Path) -> None:
+    ``lingering`` are the seconds that it reads on after it said no, so that this is heard.
+    """
+
+    def __init__(self, directory: Path, *, lingering: float = 1.0) -> None:
         self.user = "alice"
         self.password = "tests-password"
         self.files = directory / "files"
@@ -35,6 +38,8 @@ class NextcloudLike:
         self.requests: list[str] = []
         self.late_moves = 0
         """So many moves are done, but answered as a gateway does that lost patience."""
+        self.refused_moves = 0
+        """So many moves are not done, and answered as by a gateway without a server."""
         self.failing = 0
         """So many requests are answered as in maintenance."""
         self.damaged = 0
@@ -46,7 +51,9 @@ class NextcloudLike:
         app = web.Application(client_max_size=1 << 30)
         app.router.add_route("*", DAV + "/files/alice{path:.*}", self._on_file)
         app.router.add_route("*", DAV + "/uploads/alice{path:.*}", self._on_upload)
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1, lingering_time=0)
+        self._runner = web.AppRunner(
+            app, access_log=None, shutdown_timeout=1, lingering_time=lingering
+        )
         self._socket = socket.socket()
         self._socket.bind(("127.0.0.1", 0))
         self.origin = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
@@ -154,6 +161,9 @@ class NextcloudLike:
         return answer
 
     def _moved(self, request: web.Request, path: Path) -> web.StreamResponse:
+        if self.refused_moves:
+            self.refused_moves -= 1
+            raise web.HTTPBadGateway
         to = urlsplit(request.headers["Destination"]).path.removeprefix(f"{DAV}/files/{self.user}")
         target = _below(self.files, unquote(to))
         stood = target.exists()
