@@ -24,7 +24,7 @@ class RcloneWebDav(ServerProcess):
         self.url = f"{'https' if certificate else 'http'}://127.0.0.1:{port}"
         command = [
             *(cache.tool("rclone", "rclone serve webdav"), "serve", "webdav", "--config", ""),
-            *("--user", self.user, "--pass", self.password, "--dir-cache-time", "0s"),
+            *("--user", self.user, "--pass", self.password),
             *("--addr", f"127.0.0.1:{port}", *secure, str(self.directory)),
         ]
         super().__init__(command, port, directory / "rclone.log")
