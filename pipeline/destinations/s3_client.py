@@ -24,6 +24,7 @@ from yarl import URL
 from pipeline.destinations import s3_errors
 from pipeline.destinations.base import Body
 from pipeline.destinations.retry import steadily
+from pipeline.destinations.wording import printable
 from pipeline.errors import DestinationRefusedError, DestinationUnreachableError, DropoffError
 from pipeline.messages import DestinationSpec
 
@@ -80,7 +81,7 @@ class S3Client:
             raise s3_errors.of_transport(error) from None
         except ValueError as error:
             raise DestinationRefusedError(
-                f"the request can't be made: {s3_errors.printable(str(error))}"
+                f"the request can't be made: {printable(str(error))}"
             ) from None
         return answer
 

@@ -11,6 +11,7 @@ from typing import Any, Final
 import aiohttp
 from botocore import exceptions as boto
 
+from pipeline.destinations.wording import printable, reason
 from pipeline.errors import (
     DestinationError,
     DestinationRefusedError,
@@ -18,8 +19,6 @@ from pipeline.errors import (
     ForgottenError,
     VerificationError,
 )
-
-LONGEST_MESSAGE: Final = 200
 
 
 class MissingError(DestinationRefusedError):
@@ -116,32 +115,13 @@ def of_transport(error: Exception) -> DestinationError:
         return DestinationUnreachableError("the store didn't answer in time")
     if isinstance(error, ssl.SSLError | boto.SSLError | aiohttp.ClientSSLError):
         return DestinationUnreachableError("no secure connection: the certificate isn't trusted")
-    reason = _reason(error)
+    said = reason(error)
     return DestinationUnreachableError(
-        f"no connection, or one that broke: {type(error).__name__}"
-        + (f" ({reason})" * bool(reason))
+        f"no connection, or one that broke: {type(error).__name__}" + (f" ({said})" * bool(said))
     )
-
-
-def printable(text: str) -> str:
-    """One short line of a foreign text."""
-    line = "".join(character if character.isprintable() else " " for character in text)
-    line = " ".join(line.split())
-    return line if len(line) <= LONGEST_MESSAGE else line[: LONGEST_MESSAGE - 1] + "…"
 
 
 def _element(name: str, body: bytes) -> str:
     """The text of an element without children; no parser for hostile XML is needed for that."""
     found = re.search(rf"<{name}>([^<]*)</{name}>".encode(), body)
     return html.unescape(found[1].decode(errors="replace")) if found else ""
-
-
-def _reason(error: BaseException | None) -> str:
-    """The operating system's word, found in the causes of ``error``."""
-    for _ in range(5):
-        if error is None:
-            break
-        if isinstance(error, OSError) and error.strerror:
-            return printable(error.strerror)
-        error = error.__cause__ or error.__context__
-    return ""
