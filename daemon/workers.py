@@ -21,7 +21,7 @@ from typing import Final, Self
 
 import pipeline
 from pipeline.channel import Cancel, Channel, ChannelError, Order, order_channel
-from pipeline.errors import DropoffError, WorkerLostError, subclasses
+from pipeline.errors import WorkerLostError, of_code
 from pipeline.messages import Digest, Failed, Job, JobFrame, Result, ResultFrame
 
 PARTS_EACH: Final = 2
@@ -91,7 +91,12 @@ class WorkerPool:
         """See :meth:`daemon.ports.Workers.run`."""
         result = await (await self._least_loaded()).do(job, source)
         if isinstance(result, Failed):
-            raise subclasses(DropoffError).get(result.code, DropoffError)(result.message)
+            raise of_code(
+                result.code,
+                result.message,
+                throttled=result.throttled,
+                retry_after=result.retry_after,
+            )
         return result
 
     async def _least_loaded(self) -> _Worker:

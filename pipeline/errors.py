@@ -79,10 +79,21 @@ class DestinationRefusedError(DestinationError):
 
 
 class DestinationUnreachableError(DestinationError):
-    """The destination is away, slow, throttling or failing. Trying again later may help."""
+    """The destination is away, slow, throttling or failing. Trying again later may help.
+
+    ``throttled`` says that it is up and asks to be sent less, and ``retry_after`` for how many
+    seconds it wants to be left alone; None where it doesn't say.
+    """
 
     code = "destination_unreachable"
     retryable = True
+
+    def __init__(
+        self, message: str = "", *, throttled: bool = False, retry_after: float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.throttled = throttled
+        self.retry_after = retry_after
 
 
 class VerificationError(DestinationError):
@@ -103,6 +114,16 @@ class WorkerLostError(DropoffError):
 
     code = "worker_lost"
     retryable = True
+
+
+def of_code(
+    code: str, message: str, *, throttled: bool = False, retry_after: float | None = None
+) -> DropoffError:
+    """The error that another process told of by its code; a plain one for a code not known."""
+    kind = subclasses(DropoffError).get(code, DropoffError)
+    if issubclass(kind, DestinationUnreachableError):
+        return kind(message, throttled=throttled, retry_after=retry_after)
+    return kind(message)
 
 
 def subclasses(root: type[DropoffError]) -> dict[str, type[DropoffError]]:

@@ -281,6 +281,10 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
 
     code: str
     message: str
+    throttled: bool = False
+    """Whether the destination asks to be sent less."""
+    retry_after: float | None = None
+    """Seconds for which it wants to be left alone; None where it doesn't say."""
 
 
 Result = (

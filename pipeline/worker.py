@@ -22,7 +22,7 @@ from pipeline import jobs
 from pipeline.channel import Channel, ChannelError, Order, result_channel
 from pipeline.destinations import open_destination
 from pipeline.destinations.base import Destination
-from pipeline.errors import DropoffError, WorkerLostError
+from pipeline.errors import DestinationUnreachableError, DropoffError, WorkerLostError
 from pipeline.messages import (
     Abort,
     Begin,
@@ -134,7 +134,7 @@ class Worker:
         except asyncio.CancelledError:
             result = Failed(code=WorkerLostError.code, message="the job was cancelled")
         except DropoffError as error:
-            result = Failed(code=error.code, message=error.message)
+            result = _failed(error)
         except Exception as error:  # noqa: BLE001  # one job's surprise is not the others'
             _complain(traceback.format_exc())
             result = Failed(
@@ -168,6 +168,17 @@ class Worker:
                     await asyncio.wait(running)
                 await self._destinations.aclose()
         self._channel.close()
+
+
+def _failed(error: DropoffError) -> Failed:
+    if isinstance(error, DestinationUnreachableError):
+        return Failed(
+            code=error.code,
+            message=error.message,
+            throttled=error.throttled,
+            retry_after=error.retry_after,
+        )
+    return Failed(code=error.code, message=error.message)
 
 
 def _complain(text: str) -> None:
