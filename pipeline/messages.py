@@ -94,6 +94,15 @@ class Span(msgspec.Struct, frozen=True, kw_only=True):
     length: int
 
 
+class Pace(msgspec.Struct, frozen=True, kw_only=True):
+    """How fast bytes may go to a destination, from all workers together."""
+
+    lane: int
+    """Where the workers' common timetable has its next turn; see :mod:`pipeline.pacing`."""
+    rate: float
+    """Bytes a second, over 0."""
+
+
 class StoredPart(msgspec.Struct, frozen=True, kw_only=True):
     """A part that a destination holds, with what proves it."""
 
@@ -153,6 +162,8 @@ class Part(msgspec.Struct, frozen=True, kw_only=True, tag="part"):
     span: Span
     fingerprint: bool = False
     """Whether the plaintext's BLAKE3 is wanted: for a source that may still change its past."""
+    pace: Pace | None = None
+    """None: as fast as it goes."""
 
 
 class Compare(msgspec.Struct, frozen=True, kw_only=True, tag="compare"):
@@ -199,6 +210,7 @@ class Whole(msgspec.Struct, frozen=True, kw_only=True, tag="whole"):
     seal: Seal
     digest: DigestName
     stale: bool = False
+    pace: Pace | None = None
 
 
 class Digest(msgspec.Struct, frozen=True, kw_only=True, tag="digest"):
