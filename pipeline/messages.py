@@ -16,6 +16,9 @@ from pipeline.discreet import Discreet
 EnvelopeFormat = Literal["crypt4gh", "age", "none"]
 DigestName = Literal["sha256", "blake3"]
 VerifyMode = Literal["checksum", "readback", "size"]
+Addressing = Literal["auto", "path", "virtual"]
+ServerEncryption = Literal["", "sse-s3", "sse-kms", "sse-c"]
+LockMode = Literal["", "GOVERNANCE", "COMPLIANCE"]
 
 
 class DestinationSpec(Discreet, frozen=True, kw_only=True, omit_defaults=True):
@@ -25,7 +28,7 @@ class DestinationSpec(Discreet, frozen=True, kw_only=True, omit_defaults=True):
     """
 
     HIDDEN: ClassVar[frozenset[str]] = frozenset(
-        {"access_key", "secret_key", "session_token", "password", "key"}
+        {"access_key", "secret_key", "session_token", "password", "key", "sse_c_key"}
     )
 
     name: str
@@ -39,6 +42,21 @@ class DestinationSpec(Discreet, frozen=True, kw_only=True, omit_defaults=True):
     secret_key: str = ""
     session_token: str = ""
     ca_file: str = ""
+    addressing: Addressing = "auto"
+    """Where the bucket stands: in the path, in the host's name, or where the endpoint wants it."""
+    sse: ServerEncryption = ""
+    """What the store encrypts with, on top of our envelope; empty: as the bucket is set up."""
+    sse_kms_key: str = ""
+    """For ``sse-kms``: the key's id; empty: the store's own choice."""
+    sse_c_key: str = ""
+    """For ``sse-c``: base64 of 32 bytes."""
+    storage_class: str = ""
+    lock_mode: LockMode = ""
+    lock_days: int = 0
+    """How long an object can't be deleted, from the beginning of its delivery on."""
+    legal_hold: bool = False
+    tags: tuple[tuple[str, str], ...] = ()
+    """Names and values, in which ``{study}`` and ``{upload}`` are filled in."""
     # directory; for sftp: where names begin on the server
     directory: str = ""
     # webdav and sftp
@@ -67,6 +85,8 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     """Key or relative path, envelope suffix included."""
     size: int
     """Bytes of the whole sealed object."""
+    study: str = ""
+    """For tags; empty where the object isn't written."""
 
 
 class Seal(Discreet, frozen=True, kw_only=True):

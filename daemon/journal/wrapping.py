@@ -22,6 +22,8 @@ PUBLIC_FIELDS = frozenset(
     {
         *("name", "type", "verify", "endpoint", "bucket", "region", "ca_file", "directory"),
         *("user", "url", "chunks", "host", "port", "host_keys"),
+        *("addressing", "sse", "sse_kms_key", "storage_class", "tags"),
+        *("lock_mode", "lock_days", "legal_hold"),
     }
 )
 """What of a destination may stand in the journal in clear. All else is wrapped, so that a field

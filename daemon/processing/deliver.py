@@ -81,7 +81,9 @@ class DeliveryRun:
         self._study = upload.study or ""
         self._size = upload.identity.size if upload.size is None else upload.size
         """Bytes of the plaintext; more than are there, while it is received."""
-        self._target = Target(upload=upload.id, name=delivery.name, size=delivery.size)
+        self._target = Target(
+            upload=upload.id, name=delivery.name, size=delivery.size, study=self._study
+        )
         self._seal = Seal(
             format=envelope.format,
             key=envelope.key,
