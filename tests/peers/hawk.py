@@ -5,15 +5,13 @@ from __future__ import annotations
 import http.client
 import json
 import shutil
-import subprocess
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
-
-import pytest
+from typing import Any
 
 from daemon.settings import Api
 from tests.peers import cache
+from tests.peers.process import ServerProcess
+from tests.peers.tusd import free_port
 
 HERE = Path(__file__).parent / "hawk_server"
 
@@ -30,7 +28,7 @@ def installed() -> Path:
     return cache.built("hawk", [wanted], install)
 
 
-class HawkServer:
+class HawkServer(ServerProcess):
     """A REST API of the contract that others' HAWK guards.
 
     ``plans`` maps a study to its plan; an unknown study gets 404, one with ``open`` false 403, and
@@ -47,12 +45,11 @@ class HawkServer:
         secret: str = "a secret of the tests",  # noqa: S107 -- made for the test
         clock_offset: float = 0.0,
     ) -> None:
+        super().__init__((), 0, directory / "hawk-server.log")
         self.key = key
         self.secret = secret
-        self.port = 0
         self._directory = directory
         self._knobs: dict[str, Any] = {"plans": plans, "clock_offset": clock_offset}
-        self._process: subprocess.Popen[str] | None = None
 
     @property
     def url(self) -> str:
@@ -74,33 +71,16 @@ class HawkServer:
 
     def start(self) -> None:
         """Start it, on the same port as before if there was one."""
-        modules = installed()
+        modules = str(installed() / "package.json")
         self._directory.mkdir(parents=True, exist_ok=True)
+        self.port = self.port or free_port()
         options = self._directory / "hawk-server.json"
         state = str(self._directory / "hawk-server-state.json")
         given = {"key": self.key, "secret": self.secret, "port": self.port, "state": state}
-        options.write_text(json.dumps(given | self._knobs))
-        self._process = subprocess.Popen(
-            [cache.tool("node", "the hawk server"), str(HERE / "server.js"), str(options)],
-            cwd=modules,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            self.stop()
-            pytest.fail("the hawk server did not start")
-        self.port = json.loads(line)["port"]
-
-    def stop(self) -> None:
-        """End it, at once; what it was told is kept."""
-        process, self._process = self._process, None
-        if process is not None:
-            process.kill()
-            process.wait(10)
-            if process.stdout is not None:
-                process.stdout.close()
+        options.write_text(json.dumps(given | self._knobs | {"modules": modules}))
+        node = cache.tool("node", "the hawk server")
+        self._command = [node, str(HERE / "server.js"), str(options)]
+        super().start()
 
     def control(self, **knobs: Any) -> None:  # noqa: ANN401 -- JSON
         """Change ``plans``, ``clock_offset``, ``unsigned``, ``fail``, ``lose`` (see server.js)."""
@@ -120,15 +100,3 @@ class HawkServer:
             return json.loads(connection.getresponse().read())
         finally:
             connection.close()
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.stop()

@@ -16,10 +16,15 @@ from tests.peers.process import ServerProcess
 
 Version = Literal[1, 2]
 
+VERSIONS: dict[Version, str] = {1: "1.13.0", 2: "2.10.0"}
+STEADY = ("-hooks-enabled-events", "pre-create,post-finish,post-terminate")
+"""Options without which tusd 1 may die of an upload: while it tells one hook of a request's
+headers it changes them for the next. So no request may call two that it doesn't wait for."""
+
 _HERE = Path(__file__).parent
-_BUILDS: dict[Version, tuple[str, str]] = {
-    1: ("tusd-1.13.0", "github.com/tus/tusd/cmd/tusd"),
-    2: ("tusd-2.10.0", "github.com/tus/tusd/v2/cmd/tusd"),
+_PACKAGES: dict[Version, str] = {
+    1: "github.com/tus/tusd/cmd/tusd",
+    2: "github.com/tus/tusd/v2/cmd/tusd",
 }
 
 
@@ -28,13 +33,13 @@ def prepare(version: Version | None = None) -> None:
 
     Raises PeerMissingError where there is no Go, or no way to the modules.
     """
-    for wanted in (version,) if version else _BUILDS:
+    for wanted in (version,) if version else VERSIONS:
         program(wanted)
 
 
 def program(version: Version = 2) -> Path:
     """The program's path, built first if need be (a few minutes). Raises PeerMissingError."""
-    name, package = _BUILDS[version]
+    package = _PACKAGES[version]
     module = _HERE / f"tusd{version}"
     go = cache.tool("go", "tusd")
 
@@ -45,7 +50,12 @@ def program(version: Version = 2) -> Path:
         environment = {"GOFLAGS": "-mod=mod -buildvcs=false", "CGO_ENABLED": "0"}
         cache.run([go, "build", "-o", place / "tusd", package], cwd=source, env=environment)
 
-    return cache.built(name, [module / "go.mod", module / "tools.go", package], build) / "tusd"
+    return (
+        cache.built(
+            f"tusd-{VERSIONS[version]}", [module / "go.mod", module / "tools.go", package], build
+        )
+        / "tusd"
+    )
 
 
 class Tusd(ServerProcess):

@@ -4,21 +4,21 @@
 //
 //   node server.js OPTIONS.json
 //
-// Options: key, secret, port (0: any), plans (study → plan), state (a file that drops outlive a
-// restart in). What `POST /_control` may change while it runs: plans, clock_offset (seconds that
-// this server's clock is ahead), unsigned (no Server-Authorization), fail ({status, count, detail,
-// headers}: the next requests get that), lose (so many answers are thrown away after their effect).
+// Options: key, secret, port, modules (package.json beside node_modules), plans (study → plan),
+// state (a file that drops outlive a restart in). What `POST /_control` may change while it runs:
+// plans, clock_offset (seconds that this server's clock is ahead), unsigned (no
+// Server-Authorization), fail ({status, count, detail, headers}: the next requests get that), lose
+// (so many answers are thrown away after their effect).
 // `GET /_drops` tells everything that came in. Both are unsigned: this listens on loopback only.
 
 const Crypto = require('crypto');
 const Fs = require('fs');
 const Http = require('http');
-const Path = require('path');
 const { createRequire } = require('module');
 
 const options = JSON.parse(Fs.readFileSync(process.argv[2], 'utf8'));
 // The modules lie in the peers' cache, not beside this file.
-const Hawk = createRequire(Path.join(process.cwd(), 'package.json'))('hawk');
+const Hawk = createRequire(options.modules)('hawk');
 
 const knobs = { plans: {}, clock_offset: 0, unsigned: false, fail: null, lose: 0 };
 for (const name of Object.keys(knobs)) {
@@ -207,6 +207,4 @@ const server = Http.createServer((request, response) => {
     request.on('data', (chunk) => chunks.push(chunk));
     request.on('end', () => answer(request, response, Buffer.concat(chunks)));
 });
-server.listen(options.port || 0, '127.0.0.1', () => {
-    process.stdout.write(JSON.stringify({ port: server.address().port }) + '\n');
-});
+server.listen(options.port, '127.0.0.1');
