@@ -24,6 +24,7 @@ from daemon.control import Control
 from daemon.errors import ConfigError
 from daemon.intake.hooks import HookServer
 from daemon.intake.intake import Intake
+from daemon.intake.partials import Partials
 from daemon.journal.model import UploadState
 from daemon.journal.sqlite import SqliteJournal
 from daemon.notify import Notifier
@@ -98,10 +99,13 @@ class Service:
         if settings.api.url:
             client = await stack.enter_async_context(ApiClient(settings.api, clock=clock))
         broker = StudyBroker(settings, client, clock=clock)
+        partials = Partials(settings.uploads, journal)
         context = Context(
             journal=journal,
             broker=broker,
-            sources=FileSources(settings.uploads.info_directory, settings.uploads.roots),
+            sources=FileSources(
+                settings.uploads.info_directory, settings.uploads.roots, partials.remove
+            ),
             workers=workers,
             slots=Slots(min(workers.slots, max(1, settings.pipeline.memory // SLOT_MEMORY))),
             metrics=metrics,

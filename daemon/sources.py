@@ -4,20 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 from daemon.journal.model import Upload
-from daemon.opening import OpenedSource, identify, open_source, remove_source
+from daemon.opening import OpenedSource, components, identify, open_source, remove_source
 from pipeline.errors import SourceMissingError, SourceUnavailableError
 
 
 class FileSources:
-    """Opens and removes them, never by a path that a client could have bent."""
+    """Opens and removes them, never by a path that a client could have bent.
 
-    def __init__(self, info_directory: Path, roots: Sequence[Path] = ()) -> None:
+    Args:
+        info_directory: Where the ``.info`` files are.
+        roots: Further directories that absolute paths may lie in.
+        remove_partials: Removes what a concatenation was put together from.
+    """
+
+    def __init__(
+        self,
+        info_directory: Path,
+        roots: Sequence[Path] = (),
+        remove_partials: Callable[[Upload], Awaitable[None]] | None = None,
+    ) -> None:
         self._info_directory = info_directory
         self._roots = tuple(roots)
+        self._remove_partials = remove_partials
 
     async def open(self, upload: Upload) -> OpenedSource:
         """The upload's file, open for reading.
@@ -30,11 +42,16 @@ class FileSources:
     async def remove(self, upload: Upload) -> None:
         """Delete data and ``.info``, in this order. Another file in its place is left alone.
 
-        The ``.info`` goes last: as long as it is there a rescan finds what is left to do.
+        The ``.info`` goes last: as long as it is there a rescan finds what is left to do. Partials
+        that no other upload needs follow.
         """
         await asyncio.to_thread(self._remove, upload)
+        if self._remove_partials is not None:
+            await self._remove_partials(upload)
 
     def _open(self, upload: Upload) -> OpenedSource:
+        for partial in upload.partials:
+            components(partial)
         try:
             return open_source(Path(upload.directory), upload.path, self._roots)
         except OSError as error:

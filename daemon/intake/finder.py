@@ -15,6 +15,7 @@ import structlog
 
 from daemon.errors import InfoError, StateFullError
 from daemon.intake.info import INFO_SUFFIX
+from daemon.intake.partials import Partials
 from daemon.intake.scan import Look, Outcome, Seen, Walk, look
 from daemon.intake.watch import Watcher
 from daemon.journal.model import Error, Identity, Sighting, UploadState
@@ -58,6 +59,8 @@ class _Open:
     first: float
     told: float | None = None
     """When the journal last heard of it."""
+    needs_partials: bool = False
+    """Whether it is being put together: the journal keeps its partials once it knows of it."""
     missing: float | None = None
     """Since when its files are gone."""
 
@@ -96,6 +99,7 @@ class Finder:
         self._journal = journal
         self._metrics = metrics
         self._clock = clock
+        self._partials = Partials(uploads, journal)
         self._settled: set[int] = set()
         self._known: dict[str, Identity] = {}
         self._open: dict[str, _Open] = {}
@@ -141,7 +145,7 @@ class Finder:
         found = await asyncio.to_thread(look, self._uploads, tus_id)
         if isinstance(found.found, Outcome) and found.found in {Outcome.GONE, Outcome.NO_DATA}:
             self._forget(tus_id)
-            await self._journal.terminate(str(self._uploads.directory), tus_id, self._clock())
+            await self._terminate(tus_id)
 
     def status(self) -> dict[str, Any]:
         """What goes on, for people who ask."""
@@ -264,6 +268,8 @@ class Finder:
         for path, failure in walk.problems.items():
             self._trouble(path, failure)
         self._known = {}
+        if not self.scanned.is_set():
+            await self._sweep()
         self.scanned.set()
         self._record_scan("ok", began, walk, looked)
         now = self._clock()
@@ -368,6 +374,7 @@ class Finder:
             self._by_data[str(self._uploads.directory / sighting.path)] = stem
         was.seen = Seen(found.stamp, sighting.path, sighting.size, was.seen.received)
         was.device, was.missing = sighting.identity.device, None
+        was.needs_partials = bool(sighting.partials)
         return was
 
     def _grew(self, stem: str, received: int) -> None:
@@ -383,7 +390,7 @@ class Finder:
 
     def _is_due(self, was: _Open, now: float) -> bool:
         if was.told is None:
-            return now - was.first >= QUIET_SECONDS
+            return was.needs_partials or now - was.first >= QUIET_SECONDS
         return now - was.told >= PROGRESS_SECONDS
 
     def _settle(self, found: Look) -> None:
@@ -403,10 +410,21 @@ class Finder:
             self._due[stem] = was.missing + VANISH_SECONDS
         elif await asyncio.to_thread(_device, self._uploads.directory) == was.device:
             self._forget(stem)
-            await self._journal.terminate(str(self._uploads.directory), stem, self._clock())
+            await self._terminate(stem)
         else:
             # Another file system is there, or none: that says nothing about the upload.
             self._due[stem] = now + VANISH_SECONDS
+
+    async def _terminate(self, stem: str) -> None:
+        upload = await self._journal.terminate(str(self._uploads.directory), stem, self._clock())
+        if upload is not None and upload.partials:
+            await self._sweep()
+
+    async def _sweep(self) -> None:
+        try:
+            await self._partials.sweep()
+        except SourceUnavailableError as error:
+            log.warning("partials_left", code=error.code, error=error.message)
 
     def _forget(self, stem: str) -> None:
         was = self._open.pop(stem, None)

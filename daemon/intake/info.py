@@ -37,7 +37,7 @@ class Info(msgspec.Struct, frozen=True, kw_only=True):
     size: int | None
     """None while deferred."""
     offset: int | None
-    """Bytes acknowledged, where the server keeps it up to date (rustus); else None."""
+    """Bytes acknowledged, where the server keeps it up to date; None at tusd, which doesn't."""
     metadata: dict[str, str]
     is_partial: bool = False
     is_final: bool = False
@@ -130,6 +130,7 @@ class RustusUpload(msgspec.Struct, frozen=True, kw_only=True):
 
 class _TuspyserverUpload(msgspec.Struct, frozen=True, kw_only=True):
     size: Size | None
+    offset: Size | None = None
     defer_length: bool
     metadata: dict[str, str] | None = None
     is_partial: bool = False
@@ -141,7 +142,9 @@ class _TuspyserverUpload(msgspec.Struct, frozen=True, kw_only=True):
             server="tuspyserver",
             tus_id=tus_id,
             size=None if self.defer_length else self.size,
-            offset=None,
+            # Written after the data: a server that dies in between goes on from here, and appends
+            # once more what is there already.
+            offset=self.offset,
             metadata=self.metadata or {},
             is_partial=self.is_partial,
             is_final=self.is_final,

@@ -196,6 +196,43 @@ def _sight(uploads: Uploads, stem: str, stamp: int, info: Info) -> Look:
     return Look(stem, _sighting(uploads, stem, info, path, identity), stamp, identity.size)
 
 
+@dataclass(frozen=True, slots=True)
+class Partial:
+    """A partial upload on disk."""
+
+    study: str | None
+    path: str
+    """Of the data, as in a sighting."""
+    data: Identity | None
+    """None where it is gone already."""
+    info_path: str
+    """Below the info directory."""
+    info: Identity
+
+
+def find_partial(uploads: Uploads, tus_id: str) -> Partial | None:
+    """A partial upload of that id; None where there is none, or an upload that is none.
+
+    Raises SourceUnsafeError for an id that leads elsewhere, and for what is no plain file.
+    """
+    components(tus_id)
+    info_path = tus_id + INFO_SUFFIX
+    try:
+        with open_source(uploads.info_directory, info_path) as source:
+            info = parse(source.read(MAX_INFO + 1), tus_id)
+    except (SourceMissingError, InfoError):
+        return None
+    if not info.is_partial or _is_data(uploads, info_path):
+        return None
+    path = data_path(uploads, tus_id, info)
+    try:
+        data = identify(uploads.directory, path, uploads.roots)
+    except SourceMissingError:
+        data = None
+    study = info.study(uploads.study_key)
+    return Partial(study, path, data, info_path, source.identity)
+
+
 def is_complete(info: Info, received: int) -> bool:
     """Whether everything is on disk.
 

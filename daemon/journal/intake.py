@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import uuid
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
@@ -24,11 +25,12 @@ from daemon.journal.rows import (
     check_texts,
     identity_of,
     matching_metadata,
+    strings_of,
     text_of,
     text_or_none,
     upload_of,
 )
-from daemon.journal.transaction import Transaction, erase_secrets_if_clean, move
+from daemon.journal.transaction import Transaction, erase_secrets_if_clean, get_upload, move
 
 RECEIVING_REPORT_SECONDS = 5.0
 """At least so long between two ``receiving`` reports of one upload."""
@@ -136,6 +138,47 @@ def known(
     return {row[0]: (states[row[1]], identity_of(row[2])) for row in rows}
 
 
+def unneeded_partials(connection: sqlite3.Connection, upload: str) -> tuple[str, ...]:
+    """Those of a concatenation's partials that no other one still needs."""
+    whole = get_upload(connection, upload)
+    others = connection.execute(
+        "SELECT partials FROM uploads WHERE directory = ?1 AND id <> ?2 AND partials <> '[]'"
+        " AND (state IN ('receiving', 'received', 'processing', 'failed')"
+        # What several that are stored share goes with the last of them.
+        " OR (state = 'stored' AND (stored_at, id) > (?3, ?2)))",
+        (whole.directory, whole.id, whole.stored_at or 0.0),
+    )
+    needed = _named(others)
+    return tuple(each for each in dict.fromkeys(whole.partials) if each not in needed)
+
+
+def forsaken_partials(
+    connection: sqlite3.Connection, directory: str
+) -> Sequence[tuple[Upload, tuple[str, ...]]]:
+    """What terminated concatenations kept back while others that are done now were cleaned up."""
+    terminated = connection.execute(
+        "SELECT * FROM uploads WHERE directory = ? AND partials <> '[]' AND state = 'terminated'",
+        (directory,),
+    )
+    uploads = [upload_of(row) for row in terminated]
+    if not uploads:
+        return ()
+    done = connection.execute(
+        "SELECT partials FROM uploads WHERE directory = ? AND partials <> '[]' AND state = 'done'",
+        (directory,),
+    )
+    needed = connection.execute(
+        "SELECT partials FROM uploads WHERE directory = ? AND partials <> '[]'"
+        " AND state IN ('receiving', 'received', 'processing', 'stored', 'failed')",
+        (directory,),
+    )
+    free = _named(done) - _named(needed)
+    found = [
+        (upload, tuple(each for each in upload.partials if each in free)) for upload in uploads
+    ]
+    return [(upload, left) for upload, left in found if left]
+
+
 def newest(connection: sqlite3.Connection, directory: str, tus_id: str) -> Upload | None:
     """The newest generation of a tus id."""
     row = connection.execute(
@@ -148,6 +191,10 @@ def newest(connection: sqlite3.Connection, directory: str, tus_id: str) -> Uploa
 def same_file(one: Identity, other: Identity) -> bool:
     """Whether two identities are of one file with the same content, as far as they tell."""
     return (one.device, one.inode, one.mtime_ns) == (other.device, other.inode, other.mtime_ns)
+
+
+def _named(rows: Iterable[sqlite3.Row]) -> set[str]:
+    return {tus_id for row in rows for tus_id in strings_of(row["partials"])}
 
 
 def _add(tx: Transaction, sighting: Sighting, generation: int, now: float) -> Upload:

@@ -78,6 +78,19 @@ class IntakeJournal(Protocol):
     async def known(self, directory: str) -> dict[str, tuple[UploadState, Identity]]:
         """The newest generation of every upload of a directory, by tus id, for the rescan."""
 
+    async def unneeded_partials(self, upload: str) -> Sequence[str]:
+        """The partials that a concatenation, over but for its clean-up, was put together from.
+
+        Without those that another one still needs, which then takes them with it: one that is not
+        stored yet, or was stored after this one.
+        """
+
+    async def forsaken_partials(self, directory: str) -> Sequence[tuple[Upload, Sequence[str]]]:
+        """Terminated concatenations, with those of their partials that must go now.
+
+        Others that named them are done and left them for it; nobody needs them any more.
+        """
+
 
 class ProcessingJournal(Protocol):
     """What the way from received to done writes."""

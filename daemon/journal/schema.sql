@@ -60,6 +60,7 @@ CREATE INDEX uploads_study ON uploads (study, number);
 CREATE INDEX uploads_tus_id ON uploads (tus_id);
 CREATE INDEX uploads_api_id ON uploads (api_id) WHERE api_id IS NOT NULL;
 CREATE INDEX uploads_report_at ON uploads (report_at) WHERE report_at IS NOT NULL;
+CREATE INDEX uploads_partials ON uploads (directory, state) WHERE partials <> '[]';
 
 CREATE INDEX uploads_secret ON uploads (number) WHERE secret IS NOT NULL;
 

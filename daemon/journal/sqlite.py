@@ -125,6 +125,14 @@ class SqliteJournal:
         """The newest generation of every upload of a directory, by tus id."""
         return await self._readers.run(lambda c: intake.known(c, directory))
 
+    async def unneeded_partials(self, upload: str) -> Sequence[str]:
+        """Those that no other concatenation still needs."""
+        return await self._readers.run(lambda c: intake.unneeded_partials(c, upload))
+
+    async def forsaken_partials(self, directory: str) -> Sequence[tuple[Upload, Sequence[str]]]:
+        """Those that terminated concatenations kept back from others."""
+        return await self._readers.run(lambda c: intake.forsaken_partials(c, directory))
+
     # Processing -------------------------------------------------------------------------------
 
     async def work(self) -> Sequence[Work]:

@@ -269,6 +269,26 @@ async def test_rustus_has_to_have_acknowledged_all_bytes(
     assert [sighting.path for sighting in journal.sighted] == ["2026/1/abc"] * complete
 
 
+@pytest.mark.parametrize(("offset", "complete"), [(2, False), (5, True)])
+async def test_bytes_that_a_crashed_tuspyserver_will_append_again_are_no_end(
+    settings: Settings, offset: int, *, complete: bool
+) -> None:
+    (settings.uploads.directory / "abc").write_bytes(b"12345")
+    info = {
+        "metadata": {"study": STUDY},
+        "size": 5,
+        "offset": offset,
+        "upload_part": 1,
+        "created_at": "2026-01-01 00:00:00",
+        "defer_length": False,
+        "expires": None,
+    }
+    (settings.uploads.directory / "abc.info").write_text(json.dumps(info, indent=4))
+    journal = RecordingJournal()
+    await Finder(settings.uploads, journal, Recorded()).check(["abc"])
+    assert [sighting.complete for sighting in journal.sighted] == [True] * complete
+
+
 async def test_a_partial_is_no_upload(settings: Settings) -> None:
     journal = RecordingJournal()
     lay(settings.uploads, "part", IsPartial=True)
@@ -470,3 +490,7 @@ class RecordingJournal(SqliteJournal):
     async def expire_announcements(self, before: float, now: float) -> int:
         del before, now
         return 0
+
+    async def forsaken_partials(self, directory: str) -> list[tuple[Upload, tuple[str, ...]]]:
+        del directory
+        return []
