@@ -5,15 +5,17 @@ from __future__ import annotations
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from typing import cast, get_args
 
 import msgspec
 
 from pipeline import messages as m
 from pipeline.blocking import in_executor, in_thread
 from pipeline.delivery import CHUNK, SealedBody, whole
-from pipeline.destinations.base import Destination
+from pipeline.destinations.base import Content, Destination
 from pipeline.digests import hasher
-from pipeline.errors import SourceChangedError
+from pipeline.errors import SourceChangedError, VerificationError
+from pipeline.readback import SealedContent
 from pipeline.source import Source
 
 SendingJob = m.Part | m.Prove | m.Whole
@@ -30,7 +32,9 @@ async def control(job: ControlJob, destination: Destination) -> m.Result:
         case m.Begin():
             return await destination.resume(job.target, job.reference)
         case m.Finish():
-            return m.Finished(stored=await destination.finish(job.target, job.reference, job.parts))
+            return m.Finished(
+                stored=await destination.finish(job.target, job.reference, job.parts, _content(job))
+            )
         case m.Abort():
             await destination.abort(job.target, job.reference)
             return m.Aborted()
@@ -51,6 +55,16 @@ async def send(job: SendingJob, destination: Destination, source: Source) -> m.R
             return await _whole(job, destination, source)
 
 
+def _content(job: m.Finish) -> Content | None:
+    """What the object has to hold, where the destination's are read back."""
+    if job.destination.verify != "readback":
+        return None
+    name, _, expected = job.digest.partition(":")
+    if job.seal is None or name not in get_args(m.DigestName) or not expected:
+        raise VerificationError("the object can't be opened: its seal or digest isn't known")
+    return SealedContent(job.seal, cast("m.DigestName", name), lambda: expected)
+
+
 async def _part(job: m.Part, destination: Destination, source: Source) -> m.PartStored:
     started = time.perf_counter()
     body = SealedBody(source, job.seal, job.span, digest="blake3" if job.fingerprint else None)
@@ -65,7 +79,10 @@ async def _whole(job: m.Whole, destination: Destination, source: Source) -> m.Wh
     source.check_size(job.seal.size)
     before = source.identity()
     body = SealedBody(source, job.seal, whole(job.seal), digest=job.digest)
-    stored = await destination.put(job.target, body, stale=job.stale)
+    content = None
+    if job.destination.verify == "readback":
+        content = SealedContent(job.seal, job.digest, lambda: body.plaintext_digest)
+    stored = await destination.put(job.target, body, stale=job.stale, content=content)
     digest = body.plaintext_digest
     if source.identity() != before:
         raise SourceChangedError("the file was changed while it was read")

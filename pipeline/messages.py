@@ -216,6 +216,10 @@ class Finish(msgspec.Struct, frozen=True, kw_only=True, tag="finish"):
     target: Target
     reference: str
     parts: tuple[StoredPart, ...]
+    seal: Seal | None = None
+    """Where the destination's objects are verified by reading them back: what opens them."""
+    digest: str = ""
+    """Likewise: of the plaintext, ``<name>:<hex>``."""
 
 
 class Whole(msgspec.Struct, frozen=True, kw_only=True, tag="whole"):

@@ -24,6 +24,7 @@ from pipeline.messages import (
     Begin,
     Begun,
     Digest,
+    Digested,
     Finish,
     Part,
     PartStored,
@@ -118,8 +119,13 @@ class Deliveries:
             for span in waiting:
                 await send(span)
 
+        counted = ""
+
         async def count() -> None:
-            await self._pool.run(Digest(digest=digest, size=self._size), self._source)
+            nonlocal counted
+            result = await self._pool.run(Digest(digest=digest, size=self._size), self._source)
+            assert isinstance(result, Digested)  # noqa: S101  # the answer to Digest
+            counted = f"{digest}:{result.digest}"
 
         await run_all(count(), *(lane() for _ in range(self._pool.slots)))
         await self._pool.run(
@@ -128,6 +134,8 @@ class Deliveries:
                 target=target,
                 reference=reference,
                 parts=tuple(parts[number] for number in sorted(parts)),
+                seal=seal,
+                digest=counted,
             )
         )
 

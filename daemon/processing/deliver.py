@@ -6,10 +6,12 @@ this one was. Nothing here touches bytes: workers do.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
+import msgspec
 import structlog
 
 from daemon.journal.model import (
@@ -61,6 +63,11 @@ WORKER_TRIES = 3
 Expected = TypeVar("Expected", bound=Result)
 
 
+def is_read_back(delivery: Delivery) -> bool:
+    """Whether its object, made of parts, is opened again before it counts as stored."""
+    return delivery.part_size > 0 and delivery.destination.verify == "readback"
+
+
 class DeliveryRun:
     """One try of a delivery."""
 
@@ -98,8 +105,10 @@ class DeliveryRun:
             stored=0,
         )
 
-    async def run(self) -> None:
+    async def run(self, digest: asyncio.Future[str]) -> None:
         """Try once, and write down how it ended.
+
+        ``digest`` will be the plaintext's, ``<name>:<hex>``; whoever needs it waits for it.
 
         Raises SourceError where the source is no longer what it was, and StoppedError; every
         other error is the delivery's own, and is in the journal when this returns.
@@ -110,7 +119,7 @@ class DeliveryRun:
         self._delivery = await self._journal.attempt(*key, started_at)
         self._context.active[key] = self._progress
         try:
-            stored = await self._deliver()
+            stored = await self._deliver(digest)
         except (SourceError, StoppedError):
             raise
         except DropoffError as error:
@@ -136,14 +145,14 @@ class DeliveryRun:
         finally:
             del self._context.active[key]
 
-    async def _deliver(self) -> StoredObject:
+    async def _deliver(self, digest: asyncio.Future[str]) -> StoredObject:
         if self._delivery.part_size == 0:
             return await self._deliver_whole()
         reference, parts, finished = await self._begin()
         if not finished:
             await self._send(reference, parts)
         await self._check_source()
-        return await self._finish(reference, parts)
+        return await self._finish(reference, parts, digest)
 
     async def _deliver_whole(self) -> StoredObject:
         job = Whole(
@@ -269,13 +278,18 @@ class DeliveryRun:
 
         await self._in_lanes([s for s in self._spans() if s.number not in parts], send)
 
-    async def _finish(self, reference: str, parts: dict[int, StoredPart]) -> StoredObject:
+    async def _finish(
+        self, reference: str, parts: dict[int, StoredPart], digest: asyncio.Future[str]
+    ) -> StoredObject:
         job = Finish(
             destination=self._delivery.destination,
             target=self._target,
             reference=reference,
             parts=tuple(parts[number] for number in sorted(parts)),
         )
+        if is_read_back(self._delivery):
+            known = await asyncio.shield(digest)  # it is the other deliveries', too
+            job = msgspec.structs.replace(job, seal=self._seal, digest=known)
         return (await self._run(job, Finished)).stored
 
     async def _in_lanes(

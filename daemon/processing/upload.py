@@ -18,7 +18,7 @@ from daemon.journal.model import (
     error_of,
 )
 from daemon.processing.context import Context, OpenSource
-from daemon.processing.deliver import DeliveryRun
+from daemon.processing.deliver import DeliveryRun, is_read_back
 from daemon.processing.follow import Follower
 from daemon.processing.growth import take_in
 from daemon.processing.past import is_trusted, is_unchanged, throw_away
@@ -117,23 +117,33 @@ class UploadRun:
         """Try every delivery that is due; the digest beside them where none takes it along."""
         now = self._context.clock()
         due = [d for d in deliveries if d.state is DeliveryState.PENDING and d.next_at <= now]
-        steps = [self._deliver_one(upload, envelope, delivery, source) for delivery in due]
-        if upload.digest is None and not any(delivery.part_size == 0 for delivery in due):
-            steps.append(self._digest(upload, source))
+        digest = asyncio.get_running_loop().create_future()
+        steps = [self._deliver_one(upload, envelope, delivery, source, digest) for delivery in due]
+        if upload.digest is not None:
+            digest.set_result(upload.digest)
+        elif any(map(is_read_back, due)) or not any(delivery.part_size == 0 for delivery in due):
+            steps.append(self._take_digest(upload, source, digest))
         await run_all(*steps)
 
     async def _deliver_one(
-        self, upload: Upload, envelope: Envelope, delivery: Delivery, source: OpenSource
+        self,
+        upload: Upload,
+        envelope: Envelope,
+        delivery: Delivery,
+        source: OpenSource,
+        digest: asyncio.Future[str],
     ) -> None:
         run = DeliveryRun(self._context, upload, envelope, delivery, source)
         if source.identity.size <= WHOLE_LIMIT:
-            await run.run()
+            await run.run(digest)
             return
         async with self._large:
             self._context.go_on()
-            await run.run()
+            await run.run(digest)
 
-    async def _digest(self, upload: Upload, source: OpenSource) -> None:
+    async def _take_digest(
+        self, upload: Upload, source: OpenSource, digest: asyncio.Future[str]
+    ) -> None:
         name = self._context.settings.pipeline.digest
         async with self._digests:
             self._context.go_on()
@@ -148,6 +158,7 @@ class UploadRun:
                     raise TypeError(f"Digest gave {type(result).__name__}")
                 found = result.digest
         await self._journal.digested(upload.id, f"{name}:{found}")
+        digest.set_result(f"{name}:{found}")
 
     async def _settle(self, upload: Upload, envelope: Envelope) -> float | None:
         """What the deliveries' states mean for the upload."""

@@ -46,6 +46,26 @@ class Body(Protocol):
         """
 
 
+class Reading(Protocol):
+    """A stored object's bytes on their way back, opened and held against what was sealed.
+
+    Both methods raise :class:`~pipeline.errors.VerificationError`.
+    """
+
+    def update(self, piece: bytes | memoryview) -> None:
+        """Take the next bytes in."""
+
+    def finish(self) -> None:
+        """All of them were taken in."""
+
+
+class Content(Protocol):
+    """What a sealed object has to hold, where it is to be proved by reading and opening it."""
+
+    def reading(self) -> Reading:
+        """What holds the object's bytes against it, from the first one on."""
+
+
 class Destination(Protocol):
     """One storage. Every method is safe to repeat with the same arguments.
 
@@ -81,15 +101,25 @@ class Destination(Protocol):
         """The part as proved to be there already, byte for byte; None where it must be sent."""
 
     async def finish(
-        self, target: Target, reference: str, parts: Sequence[StoredPart]
+        self,
+        target: Target,
+        reference: str,
+        parts: Sequence[StoredPart],
+        content: Content | None = None,
     ) -> StoredObject:
         """Put the object together under its final name, and verify it.
 
+        With ``content`` it is read back and opened, however else it is proved.
         An ambiguous answer is settled by looking. One that is finished already is only verified.
         """
 
-    async def put(self, target: Target, body: Body, *, stale: bool) -> StoredObject:
-        """Send a small object in one go, and verify it. Never replaces another's object."""
+    async def put(
+        self, target: Target, body: Body, *, stale: bool, content: Content | None = None
+    ) -> StoredObject:
+        """Send a small object in one go, and verify it. Never replaces another's object.
+
+        ``content`` as in :meth:`finish`; it may ask ``body`` for what the sending told.
+        """
 
     async def find(self, target: Target) -> StoredObject | None:
         """Our finished object under the final name, unverified; None where there is none.

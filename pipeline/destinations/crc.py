@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+from collections.abc import Iterator
 from typing import Final
 
 from awscrt.checksums import crc64nvme
@@ -19,9 +20,17 @@ def text(crc: int) -> str:
 
 def of_file(fd: int) -> tuple[int, int]:
     """The CRC and the number of bytes of an open file, read from its start. Blocks."""
+    crc = size = 0
+    for piece in pieces(fd):
+        crc = crc64nvme(piece, crc)
+        size += len(piece)
+    return crc, size
+
+
+def pieces(fd: int) -> Iterator[memoryview]:
+    """The bytes of an open file from its start, each view valid until the next one. Blocks."""
     buffer = memoryview(bytearray(_BLOCK))
-    crc = offset = 0
+    offset = 0
     while count := os.preadv(fd, [buffer], offset):
-        crc = crc64nvme(buffer[:count], crc)
+        yield buffer[:count]
         offset += count
-    return crc, offset

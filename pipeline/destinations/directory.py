@@ -17,7 +17,7 @@ from typing import Final, NamedTuple, TypeVar
 from pipeline.blocking import in_thread
 from pipeline.delivery import combined_crc
 from pipeline.destinations import below, crc
-from pipeline.destinations.base import Body, PartPlace
+from pipeline.destinations.base import Body, Content, PartPlace
 from pipeline.errors import (
     DestinationError,
     DestinationRefusedError,
@@ -34,6 +34,7 @@ from pipeline.messages import (
     Target,
     VerifyMode,
 )
+from pipeline.readback import ReadBack
 
 ATTRIBUTE: Final = "user.dropoffd-upload"
 """Says whose an object is, where the file system keeps such attributes."""
@@ -54,6 +55,7 @@ class _Expected(NamedTuple):
 
     size: int
     crc: int
+    content: Content | None
 
 
 class DirectoryDestination:
@@ -127,10 +129,14 @@ class DirectoryDestination:
         return StoredPart(number=part.number, size=body.size, crc64nvme=body.crc64nvme)
 
     async def finish(
-        self, target: Target, reference: str, parts: Sequence[StoredPart]
+        self,
+        target: Target,
+        reference: str,
+        parts: Sequence[StoredPart],
+        content: Content | None = None,
     ) -> StoredObject:
         """Verify the hidden file, and give it the final name."""
-        expected = _Expected(sum(part.size for part in parts), combined_crc(parts))
+        expected = _Expected(sum(part.size for part in parts), combined_crc(parts), content)
 
         def finish() -> StoredObject:
             with self._parent(target) as (parent, name):
@@ -147,7 +153,9 @@ class DirectoryDestination:
 
         return await self._run(target, finish)
 
-    async def put(self, target: Target, body: Body, *, stale: bool) -> StoredObject:
+    async def put(
+        self, target: Target, body: Body, *, stale: bool, content: Content | None = None
+    ) -> StoredObject:
         """Write, verify and name a small object."""
         del stale  # what an earlier try stored is met, and compared, under the final name
 
@@ -159,7 +167,7 @@ class DirectoryDestination:
         place = PartPlace(number=1, offset=0, size=body.size)
         try:
             part = await self.put_part(target, reference, place, body)
-            return await self.finish(target, reference, [part])
+            return await self.finish(target, reference, [part], content)
         except BaseException:
             with contextlib.suppress(DestinationError):
                 await self.abort(target, reference)
@@ -223,9 +231,7 @@ class DirectoryDestination:
         if self._verify == "size":
             return
         os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)  # read the disk, not our own memory
-        found = _Expected(size=size, crc=crc.of_file(fd)[0])
-        if found != expected:
-            raise VerificationError("what was written reads back differently")
+        _read_back(fd, expected)
 
     def _publish(
         self, parent: int, name: str, target: Target, fd: int, expected: _Expected
@@ -275,7 +281,11 @@ class DirectoryDestination:
         with _closing(fd):
             if os.fstat(fd).st_size != expected.size:
                 return False
-            return crc.of_file(fd)[0] == expected.crc
+            try:
+                _read_back(fd, expected)
+            except VerificationError:
+                return False
+            return True
 
     def _stored(self, target: Target, expected: _Expected) -> StoredObject:
         checksum = {} if self._verify == "size" else {crc.NAME: crc.text(expected.crc)}
@@ -302,6 +312,14 @@ class DirectoryDestination:
                 DestinationRefusedError if error.errno in _REFUSALS else DestinationUnreachableError
             )
             raise kind(f"{self._root}: {target.name}: {error.strerror}") from error
+
+
+def _read_back(fd: int, expected: _Expected) -> None:
+    """Raise VerificationError where the file's bytes aren't the object's."""
+    check = ReadBack(expected.size, expected.crc, expected.content)
+    for piece in crc.pieces(fd):
+        check.update(piece)
+    check.finish()
 
 
 def _make_unfinished(parent: int, name: str, target: Target) -> str:

@@ -13,11 +13,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from awscrt.checksums import crc64nvme
-
 from pipeline.delivery import combined_crc
 from pipeline.destinations import crc
-from pipeline.destinations.base import Body, PartPlace
+from pipeline.destinations.base import Body, Content, PartPlace
 from pipeline.destinations.s3_client import S3Client, Sent
 from pipeline.destinations.s3_errors import (
     ConflictingError,
@@ -42,6 +40,7 @@ from pipeline.messages import (
     Target,
     VerifyMode,
 )
+from pipeline.readback import ReadBack
 
 _MD5: Final = re.compile(r"[0-9a-f]{32}")
 
@@ -64,6 +63,8 @@ class _Proved(NamedTuple):
     """Whether the store counted the CRC of each part by itself, and it was the same."""
     md5_etag: str
     """What the ETag is where it is made of MD5s; empty where unknown."""
+    content: Content | None
+    """What the object has to hold, where it is to be opened."""
 
 
 class S3Destination:
@@ -133,7 +134,11 @@ class S3Destination:
         )
 
     async def finish(
-        self, target: Target, reference: str, parts: Sequence[StoredPart]
+        self,
+        target: Target,
+        reference: str,
+        parts: Sequence[StoredPart],
+        content: Content | None = None,
     ) -> StoredObject:
         """Complete the multipart upload; whatever the answer, what stands there then decides."""
         proof, _ = parse(reference)
@@ -141,6 +146,7 @@ class S3Destination:
             crc64nvme=combined_crc(parts),
             counted=proof == "crc64nvme",
             md5_etag=_multipart_md5(parts) if proof == "md5" else "",
+            content=content,
         )
         standing = await self._look(target, or_unreadable=True)
         if standing is None:
@@ -148,7 +154,9 @@ class S3Destination:
         _check_ours(target, standing)
         return await self._verified_or_removed(target, standing, proved)
 
-    async def put(self, target: Target, body: Body, *, stale: bool) -> StoredObject:
+    async def put(
+        self, target: Target, body: Body, *, stale: bool, content: Content | None = None
+    ) -> StoredObject:
         """Send a small object in one request. It is held in memory."""
         del stale  # what an earlier try stored is met under its name
         if self._verify == "checksum":
@@ -156,7 +164,7 @@ class S3Destination:
         data = b"".join([bytes(view) async for view in body])
         # A CRC that is sent along may be repeated without being counted; an ETag is counted.
         md5 = body.md5.hex() if body.md5 else ""
-        proved = _Proved(crc64nvme=body.crc64nvme, counted=False, md5_etag=md5)
+        proved = _Proved(body.crc64nvme, counted=False, md5_etag=md5, content=content)
         standing = await self._look(target, or_unreadable=True)
         if standing is not None:
             _check_ours(target, standing)
@@ -279,7 +287,7 @@ class S3Destination:
         elif proved.md5_etag and proved.md5_etag == standing.etag and not standing.opaque_etag:
             checksum = {"md5": standing.etag}
         if verified == "readback" or (verified == "checksum" and not checksum):
-            await self._read_back(target, standing, proved.crc64nvme)
+            await self._read_back(target, standing, proved)
             verified, checksum = "readback", {crc.NAME: expected}
         return StoredObject(
             uri=self._uri(target),
@@ -289,13 +297,13 @@ class S3Destination:
             verified=verified,
         )
 
-    async def _read_back(self, target: Target, standing: _Object, whole_crc: int) -> None:
-        found = size = 0
-        async for piece in self._client.read(target.name, standing.etag, standing.size):
-            found = crc64nvme(piece, found)
-            size += len(piece)
-        if (size, found) != (standing.size, whole_crc):
-            raise VerificationError("the object reads back differently")
+    async def _read_back(self, target: Target, standing: _Object, proved: _Proved) -> None:
+        check = ReadBack(target.size, proved.crc64nvme, proved.content)
+        pieces = self._client.read(target.name, standing.etag, standing.size)
+        async with contextlib.aclosing(pieces):
+            async for piece in pieces:
+                check.update(piece)
+        check.finish()
 
     def _uri(self, target: Target) -> str:
         return f"s3://{self._bucket}/{target.name}"

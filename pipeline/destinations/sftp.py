@@ -16,7 +16,7 @@ import asyncssh
 
 from pipeline.delivery import combined_crc
 from pipeline.destinations import below, crc, sftp_files
-from pipeline.destinations.base import Body, PartPlace, Readable
+from pipeline.destinations.base import Body, Content, PartPlace, Readable
 from pipeline.destinations.remote import sftp_root
 from pipeline.destinations.sftp_client import SftpClient
 from pipeline.destinations.sftp_files import Session, SftpFile, Sums, holds, is_file, look
@@ -125,7 +125,11 @@ class SftpDestination:
         return StoredPart(number=part.number, size=body.size, crc64nvme=body.crc64nvme)
 
     async def finish(
-        self, target: Target, reference: str, parts: Sequence[StoredPart]
+        self,
+        target: Target,
+        reference: str,
+        parts: Sequence[StoredPart],
+        content: Content | None = None,
     ) -> StoredObject:
         """Verify the hidden file, and give it the final name."""
         del reference
@@ -136,11 +140,13 @@ class SftpDestination:
             with contextlib.suppress(ForgottenError):  # perhaps it has its name already
                 async with sftp_files.unfinished(session, names.hidden, asyncssh.FXF_WRITE) as file:
                     await sftp_files.sync(file)
-            return await self._finish(session, target, expected)
+            return await self._finish(session, target, expected, content)
 
         return await self._client.run(finish)
 
-    async def put(self, target: Target, body: Body, *, stale: bool) -> StoredObject:
+    async def put(
+        self, target: Target, body: Body, *, stale: bool, content: Content | None = None
+    ) -> StoredObject:
         """Write, verify and name a small object."""
         del stale  # what an earlier try stored is met, and compared, under the final name
         names = self._names(target.name, target.upload)
@@ -150,7 +156,7 @@ class SftpDestination:
             async with sftp_files.made(session, names.hidden) as file:
                 await sftp_files.write(session, file, body, 0)
                 await sftp_files.sync(file)
-            return await self._finish(session, target, Sums(body.size, body.crc64nvme))
+            return await self._finish(session, target, Sums(body.size, body.crc64nvme), content)
 
         try:
             return await self._client.run(put)
@@ -208,20 +214,29 @@ class SftpDestination:
 
     # Finishing --------------------------------------------------------------------------------
 
-    async def _finish(self, session: Session, target: Target, expected: Sums) -> StoredObject:
+    async def _finish(
+        self, session: Session, target: Target, expected: Sums, content: Content | None
+    ) -> StoredObject:
         names = self._names(target.name, target.upload)
         hidden = await look(session, names.hidden)
         if hidden is None:
             standing = await look(session, names.final)
-            if standing is None or not await holds(session, names.final, standing, expected):
+            if standing is None or not await holds(
+                session, names.final, standing, expected, content
+            ):
                 raise ForgottenError("the unfinished file is gone")
         else:
-            await self._check(session, names, hidden, expected)
+            await self._check(session, names, hidden, expected, content)
             await self._publish(session, target, names, expected)
         return self._stored(target, expected)
 
     async def _check(
-        self, session: Session, names: _Names, hidden: asyncssh.SFTPAttrs, expected: Sums
+        self,
+        session: Session,
+        names: _Names,
+        hidden: asyncssh.SFTPAttrs,
+        expected: Sums,
+        content: Content | None,
     ) -> None:
         """Hold what is there against what was sent."""
         if hidden.size != expected.size:
@@ -230,8 +245,7 @@ class SftpDestination:
             return
         # Some servers give no bytes to who may write.
         async with sftp_files.unfinished(session, names.hidden, asyncssh.FXF_READ) as file:
-            if await sftp_files.sums(session, file, 0, expected.size) != expected:
-                raise VerificationError("what was written reads back differently")
+            await sftp_files.read_back(session, file, expected, content)
 
     async def _publish(
         self, session: Session, target: Target, names: _Names, expected: Sums

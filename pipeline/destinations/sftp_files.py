@@ -17,9 +17,10 @@ import asyncssh
 from awscrt.checksums import crc64nvme
 
 from pipeline.destinations import below, sftp_errors
-from pipeline.destinations.base import Body
+from pipeline.destinations.base import Body, Content
 from pipeline.destinations.sftp_client import SftpClient
 from pipeline.errors import ForgottenError, VerificationError
+from pipeline.readback import ReadBack
 
 SILENCE_TIMEOUT: Final = 120.0
 """Seconds without an answer."""
@@ -101,12 +102,31 @@ async def sums(session: Session, file: File, offset: int, size: int) -> Sums:
     return Sums(size=count, crc=found)
 
 
-async def holds(session: Session, path: str, standing: Attributes, expected: Sums) -> bool:
-    """Whether the very bytes stand there, by reading them."""
+async def read_back(session: Session, file: File, expected: Sums, content: Content | None) -> None:
+    """Read all of an object. Raises VerificationError where it is another one."""
+    check = ReadBack(expected.size, expected.crc, content)
+    async with contextlib.aclosing(read(session, file, 0, expected.size)) as pieces:
+        async for piece in pieces:
+            check.update(piece)
+    check.finish()
+
+
+async def holds(
+    session: Session,
+    path: str,
+    standing: Attributes,
+    expected: Sums,
+    content: Content | None = None,
+) -> bool:
+    """Whether the very object stands there, by reading it."""
     if not is_file(standing) or standing.size != expected.size:
         return False
-    async with opened(session, path, asyncssh.FXF_READ) as file:
-        return await sums(session, file, 0, expected.size) == expected
+    try:
+        async with opened(session, path, asyncssh.FXF_READ) as file:
+            await read_back(session, file, expected, content)
+    except VerificationError:
+        return False
+    return True
 
 
 class SftpFile:

@@ -15,11 +15,9 @@ import contextlib
 from collections.abc import AsyncGenerator, Sequence
 from typing import Final, NamedTuple
 
-from awscrt.checksums import crc64nvme
-
 from pipeline.delivery import combined_crc
 from pipeline.destinations import crc, webdav_urls
-from pipeline.destinations.base import Body, PartPlace, Readable
+from pipeline.destinations.base import Body, Content, PartPlace, Readable
 from pipeline.destinations.webdav_answers import Resource, bare
 from pipeline.destinations.webdav_chunks import Chunks, Growing, proved
 from pipeline.destinations.webdav_client import WebDavClient
@@ -41,6 +39,7 @@ from pipeline.messages import (
     Target,
     VerifyMode,
 )
+from pipeline.readback import ReadBack
 
 HASH: Final = "X-Hash"
 """Asks Nextcloud to count what it is sent; the answer is in ``X-Hash-MD5``."""
@@ -53,6 +52,8 @@ class _Expected(NamedTuple):
     crc: int
     md5: str = ""
     """Hex; empty where it wasn't counted."""
+    content: Content | None = None
+    """What it has to hold, where it is to be opened."""
 
 
 class _Proof(NamedTuple):
@@ -111,10 +112,14 @@ class WebDavDestination:
         return await proved(part.number, body, held)
 
     async def finish(
-        self, target: Target, reference: str, parts: Sequence[StoredPart]
+        self,
+        target: Target,
+        reference: str,
+        parts: Sequence[StoredPart],
+        content: Content | None = None,
     ) -> StoredObject:
         """Have the chunks put together under the hidden name, verify, and move."""
-        expected = _Expected(sum(part.size for part in parts), combined_crc(parts))
+        expected = _Expected(sum(part.size for part in parts), combined_crc(parts), content=content)
         standing = await self._client.look(self._final(target))
         if standing is not None and (proof := await self._same(target, standing, expected)):
             with contextlib.suppress(DestinationError):
@@ -126,7 +131,9 @@ class WebDavDestination:
             await self._chunked.assemble(self._growing(target), reference)
         return await self._verify_and_publish(target, expected)
 
-    async def put(self, target: Target, body: Body, *, stale: bool) -> StoredObject:
+    async def put(
+        self, target: Target, body: Body, *, stale: bool, content: Content | None = None
+    ) -> StoredObject:
         """Send an object of any size in one request."""
         del stale  # what an earlier try stored is met under the hidden or the final name
         standing = await self._client.look(self._final(target))
@@ -140,7 +147,7 @@ class WebDavDestination:
                 self._hidden(target), body, {HASH: "md5"} if self._counts else {}
             )
             md5 = body.md5.hex() if body.md5 else ""
-            expected = _Expected(body.size, body.crc64nvme, md5)
+            expected = _Expected(body.size, body.crc64nvme, md5, content)
             counted = answer.headers.get("X-Hash-MD5", "").lower()
             return await self._verify_and_publish(target, expected, counted)
         except DestinationUnreachableError:
@@ -311,18 +318,13 @@ class WebDavDestination:
         return await self._read_back(url, standing, expected)
 
     async def _read_back(self, url: str, standing: Resource, expected: _Expected) -> _Proof:
-        if await self._sums(url, standing) != (expected.crc, expected.size):
-            raise VerificationError("the object reads back differently")
-        return _Proof("readback", {crc.NAME: crc.text(expected.crc)})
-
-    async def _sums(self, url: str, standing: Resource) -> tuple[int, int]:
-        """The CRC and the number of bytes of a file, read from its start."""
-        found = size = 0
+        check = ReadBack(expected.size, expected.crc, expected.content)
         file = WebDavFile(self._client, url, standing.size or 0)
-        async for piece in file.read(0, file.size):
-            found = crc64nvme(piece, found)
-            size += len(piece)
-        return found, size
+        async with contextlib.aclosing(file.read(0, file.size)) as pieces:
+            async for piece in pieces:
+                check.update(piece)
+        check.finish()
+        return _Proof("readback", {crc.NAME: crc.text(expected.crc)})
 
     def _stored(self, url: str, standing: Resource, proof: _Proof) -> StoredObject:
         return StoredObject(

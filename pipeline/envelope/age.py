@@ -76,6 +76,10 @@ class Age:
         """See :meth:`pipeline.envelope.base.Format.sealer`."""
         return _AgeSealer(key, plaintext_size)
 
+    def opened(self, key: bytes, header_length: int) -> Opened:
+        """See :meth:`pipeline.envelope.base.Format.opened`."""
+        return _OpenedAge(header_length, key)
+
     def open_header(
         self, source: Readable, secret_keys: Sequence[bytes], passphrase: Passphrase | None = None
     ) -> tuple[Opened, Readable]:

@@ -137,6 +137,9 @@ class Format(Protocol):
     def sealer(self, key: bytes, plaintext_size: int) -> Sealer:
         """What seals an upload of ``plaintext_size`` bytes with the session key ``key``."""
 
+    def opened(self, key: bytes, header_length: int) -> Opened:
+        """What opens the segments of an object that the session key ``key`` sealed."""
+
     def open_header(
         self, source: Readable, secret_keys: Sequence[bytes], passphrase: Passphrase | None = None
     ) -> tuple[Opened, Readable]:

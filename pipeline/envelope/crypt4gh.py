@@ -75,6 +75,10 @@ class Crypt4GH:
         """See :meth:`pipeline.envelope.base.Format.sealer`."""
         return SegmentSealer(key, plaintext_size, stored=NONCE)
 
+    def opened(self, key: bytes, header_length: int) -> Opened:
+        """See :meth:`pipeline.envelope.base.Format.opened`."""
+        return _OpenedCrypt4GH(head.Header(length=header_length, keys=[key], edits=None))
+
     def open_header(
         self, source: Readable, secret_keys: Sequence[bytes], passphrase: Passphrase | None = None
     ) -> tuple[Opened, Readable]:

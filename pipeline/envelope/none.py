@@ -55,6 +55,11 @@ class Plain:
         del key, plaintext_size
         return PlainSealer()
 
+    def opened(self, key: bytes, header_length: int) -> Opened:
+        """No key is needed."""
+        del key, header_length
+        return _OpenedPlain()
+
     def open_header(
         self, source: Readable, secret_keys: Sequence[bytes], passphrase: Passphrase | None = None
     ) -> tuple[Opened, Readable]:

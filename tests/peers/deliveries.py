@@ -24,6 +24,8 @@ from pipeline.messages import (
     Begin,
     Begun,
     DestinationSpec,
+    Digest,
+    Digested,
     EnvelopeFormat,
     Finish,
     Finished,
@@ -110,6 +112,12 @@ class Drop:
         assert isinstance(result, PartProved)
         return result.part
 
+    async def digest(self) -> str:
+        """The plaintext's SHA-256, hex."""
+        result = await self._workers.run(Digest(digest="sha256", size=self.seal.size), self._source)
+        assert isinstance(result, Digested)
+        return result.digest
+
     async def finish(self, reference: str, parts: Sequence[StoredPart]) -> StoredObject:
         result = await self._workers.run(
             Finish(
@@ -117,6 +125,8 @@ class Drop:
                 target=self.target,
                 reference=reference,
                 parts=tuple(parts),
+                seal=self.seal,
+                digest=f"sha256:{await self.digest()}",
             )
         )
         assert isinstance(result, Finished)
