@@ -7,37 +7,43 @@ refuse; a signed address leaves the bytes alone.
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
-import ssl
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from functools import lru_cache
-from typing import Any, Final, NamedTuple
+import hashlib
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from typing import Any, Final, NamedTuple, TypeVar
 
 import aiohttp
-from aiobotocore.config import AioConfig
-from aiobotocore.session import AioSession, get_session
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
-from botocore.handlers import add_expect_header
 from botocore.utils import get_environ_proxies
 from yarl import URL
 
-from pipeline.destinations import s3_errors
+from pipeline.destinations import s3_errors, s3_options
 from pipeline.destinations.base import Body
 from pipeline.destinations.retry import steadily
+from pipeline.destinations.s3_connection import Connection, Connections
 from pipeline.destinations.wording import printable
-from pipeline.errors import DestinationRefusedError, DestinationUnreachableError, DropoffError
+from pipeline.errors import (
+    DestinationError,
+    DestinationRefusedError,
+    DestinationUnreachableError,
+    DropoffError,
+)
 from pipeline.messages import DestinationSpec
 
-CONNECT_TIMEOUT: Final = 10.0
-SILENCE_TIMEOUT: Final = 120.0
-"""Seconds without a byte, either way."""
-CONNECTIONS: Final = 32
 SIGNED_FOR: Final = 3600
 """Seconds; counts for the start of a request."""
 LONGEST_ERROR: Final = 16 * 1024
 READ: Final = 1024 * 1024
 
 _TRANSPORT: Final = (aiohttp.ClientError, TimeoutError, OSError)
+_CHANGES: Final = 4
+"""How often one request may find that bucket or credentials are not as they were thought to be."""
+
+_CUSTOMER: Final = "x-amz-server-side-encryption-customer-"
+_SUMS: Final = {"ChecksumCRC64NVME": "x-amz-checksum-crc64nvme", "ContentMD5": "Content-MD5"}
+
+T = TypeVar("T")
 
 
 class Sent(NamedTuple):
@@ -50,18 +56,24 @@ class Sent(NamedTuple):
     """Whether the ETag can't be an MD5, because the store encrypts with a key of its own."""
 
 
-class S3Client:
-    """The calls that a delivery needs, with the bucket filled in.
+class Signed(NamedTuple):
+    """An address to send to, and the headers that were signed with it."""
 
-    Every error is of :mod:`pipeline.errors`; short disturbances are retried.
+    url: URL
+    headers: dict[str, str]
+
+
+class S3Client:
+    """The calls that a delivery needs, with the bucket filled in, and the customer's key.
+
+    Every error is of :mod:`pipeline.errors`; short disturbances are retried. Another region, a
+    refused way of addressing and expired credentials are found out and followed.
     """
 
     def __init__(self, spec: DestinationSpec) -> None:
         self._spec = spec
-        self._opening = asyncio.Lock()
-        self._stack = contextlib.AsyncExitStack()
-        self._client: Any = None
-        self._session: aiohttp.ClientSession | None = None
+        self._connections = Connections(spec)
+        self._customer = s3_options.of_customer(spec)
         self._proxies: dict[str, str | None] = {}
 
     async def call(self, operation: str, **parameters: object) -> dict[str, Any]:
@@ -70,29 +82,21 @@ class S3Client:
 
     async def call_once(self, operation: str, **parameters: object) -> dict[str, Any]:
         """Likewise, without a second try."""
-        try:
-            client = await self._opened()
-            answer: dict[str, Any] = await getattr(client, operation)(
-                Bucket=self._spec.bucket, **parameters
+        return await self._settled(lambda at: self._call(at, operation, parameters))
+
+    async def send_part(
+        self, key: str, upload: str, number: int, body: Body, sums: Mapping[str, str] | None = None
+    ) -> Sent:
+        """PUT one part. The body is read afresh for each try.
+
+        ``sums`` are checksums of it as botocore's parameters, for stores that want them sent along.
+        """
+        place = {"Key": key, "UploadId": upload, "PartNumber": number, **(sums or {})}
+        return await steadily(
+            lambda: self._settled(
+                lambda at: self._send(at, "upload_part", place, body),
             )
-        except ClientError as error:
-            raise s3_errors.of_client_error(error) from None
-        except (BotoCoreError, HTTPClientError, *_TRANSPORT) as error:
-            raise s3_errors.of_transport(error) from None
-        except ValueError as error:
-            raise DestinationRefusedError(
-                f"the request can't be made: {printable(str(error))}"
-            ) from None
-        return answer
-
-    async def send_part(self, key: str, upload: str, number: int, body: Body) -> Sent:
-        """PUT one part. The body is read afresh for each try."""
-
-        async def once() -> Sent:
-            url = await self._signed("upload_part", Key=key, UploadId=upload, PartNumber=number)
-            return await self._put(url, body)
-
-        return await steadily(once)
+        )
 
     def read(self, key: str, etag: str, size: int) -> AsyncGenerator[bytes, None]:
         """The object's bytes, going on after disturbances, as long as its ETag stays the same."""
@@ -104,7 +108,7 @@ class S3Client:
 
     async def aclose(self) -> None:
         """Close all connections."""
-        await self._stack.aclose()
+        await self._connections.aclose()
 
     async def _read(
         self, key: str, etag: str, done: int, size: int, stop: int | None
@@ -128,33 +132,60 @@ class S3Client:
     async def _read_from(
         self, key: str, etag: str, start: int, stop: int | None
     ) -> AsyncIterator[bytes]:
-        url = await self._signed("get_object", Key=key)
+        ranged = bool(start) or stop is not None
         headers = {"Accept-Encoding": "identity"}
         if etag:
             headers["If-Match"] = f'"{etag}"'
-        ranged = bool(start) or stop is not None
         if ranged:
             headers["Range"] = f"bytes={start}-" + ("" if stop is None else str(stop - 1))
+
+        async def ask(at: Connection) -> aiohttp.ClientResponse:
+            signed = await self._signed(at, "get_object", {"Key": key})
+            response = await self._http.get(
+                signed.url,
+                headers=headers | signed.headers,
+                allow_redirects=False,
+                proxy=self._proxy(signed.url),
+            )
+            if response.status != (206 if ranged else 200):
+                async with response:
+                    raise await _refusal(response)
+            return response
+
         try:
-            async with self._http.get(
-                url, headers=headers, allow_redirects=False, proxy=self._proxy(url)
-            ) as answer:
-                if answer.status != (206 if ranged else 200):
-                    raise s3_errors.of_body(answer.status, await _error_text(answer))
+            async with await self._settled(ask) as answer:
                 async for piece in answer.content.iter_chunked(READ):
                     yield piece
         except _TRANSPORT as error:  # an answer cut short is one of them
             raise s3_errors.of_transport(error) from None
 
-    async def _put(self, url: URL, body: Body) -> Sent:
+    async def _call(
+        self, at: Connection, operation: str, parameters: Mapping[str, object]
+    ) -> dict[str, Any]:
+        try:
+            answer: dict[str, Any] = await getattr(at.client, operation)(
+                Bucket=self._spec.bucket, **parameters, **self._key_for(operation)
+            )
+        except ClientError as error:
+            raise s3_errors.of_client_error(error) from None
+        return answer
+
+    async def _send(
+        self, at: Connection, operation: str, place: Mapping[str, object], body: Body
+    ) -> Sent:
+        signed = await self._signed(at, operation, place)
         feed = _Feed(body)
         headers = {"Content-Length": str(body.size), "Content-Type": "application/octet-stream"}
         try:
             async with self._http.put(
-                url, data=feed, headers=headers, allow_redirects=False, proxy=self._proxy(url)
+                signed.url,
+                data=feed,
+                headers=headers | signed.headers,
+                allow_redirects=False,
+                proxy=self._proxy(signed.url),
             ) as answer:
                 if answer.status != 200:  # noqa: PLR2004  # the only good answer to a part
-                    raise s3_errors.of_body(answer.status, await _error_text(answer))
+                    raise await _refusal(answer)
                 await answer.read()
                 return _sent(answer.headers)
         except _TRANSPORT as error:
@@ -162,61 +193,59 @@ class S3Client:
                 raise feed.error from None
             raise s3_errors.of_transport(error) from None
 
-    async def _signed(self, operation: str, **parameters: object) -> URL:
-        client = await self._opened()
+    async def _signed(
+        self, at: Connection, operation: str, parameters: Mapping[str, object]
+    ) -> Signed:
+        text = await at.client.generate_presigned_url(
+            operation,
+            Params={"Bucket": self._spec.bucket, **parameters, **self._key_for(operation)},
+            ExpiresIn=SIGNED_FOR,
+        )
+        return Signed(URL(text, encoded=True), _headers_of({**parameters, **self._customer}))
+
+    async def _settled(self, request: Callable[[Connection], Awaitable[T]]) -> T:
+        """The answer to ``request``, made again where the way to the bucket was not the right one.
+
+        What is unreachable comes out: whether that is tried again, the caller decides.
+        """
+        for left in reversed(range(_CHANGES)):
+            with _translated():
+                async with self._connections.use() as at:
+                    try:
+                        return await request(at)
+                    except s3_errors.ExpiredError:
+                        await self._connections.renew(at)
+                        raise
+                    except s3_errors.ElsewhereError as error:
+                        region = error.region or await self._region(at)
+                        if not left or not region or not await self._connections.move(at, region):
+                            raise DestinationRefusedError(error.message) from None
+                    except s3_errors.AddressingError as error:
+                        if not left or not await self._connections.readdress(at):
+                            raise DestinationRefusedError(
+                                f'{error.message}; see `addressing = "virtual"`'
+                            ) from None
+        raise AssertionError("unreachable")
+
+    async def _region(self, at: Connection) -> str:
+        """Where the bucket is; empty where the store doesn't tell.
+
+        HEAD has no text that could say so; a list has.
+        """
         try:
-            text = await client.generate_presigned_url(
-                operation,
-                Params={"Bucket": self._spec.bucket, **parameters},
-                ExpiresIn=SIGNED_FOR,
-            )
-        except BotoCoreError as error:
-            raise s3_errors.of_transport(error) from None
-        return URL(text, encoded=True)
+            await self._call(at, "list_objects_v2", {"MaxKeys": 1})
+        except s3_errors.ElsewhereError as error:
+            return error.region
+        except DropoffError:
+            return ""
+        return ""
+
+    def _key_for(self, operation: str) -> dict[str, Any]:
+        return self._customer if operation in s3_options.TOUCHING else {}
 
     @property
     def _http(self) -> aiohttp.ClientSession:
-        assert self._session is not None  # noqa: S101  # opened with the client
-        return self._session
-
-    async def _opened(self) -> Any:  # noqa: ANN401  # botocore makes its classes when it runs
-        async with self._opening:
-            if self._client is None:
-                await self._open()
-            return self._client
-
-    async def _open(self) -> None:
-        spec = self._spec
-        async with contextlib.AsyncExitStack() as stack:
-            client = await stack.enter_async_context(
-                _session().create_client(
-                    "s3",
-                    endpoint_url=spec.endpoint or None,
-                    region_name=spec.region or ("us-east-1" if spec.endpoint else None),
-                    aws_access_key_id=spec.access_key or None,
-                    aws_secret_access_key=spec.secret_key or None,
-                    aws_session_token=spec.session_token or None,
-                    verify=spec.ca_file or None,
-                    config=_config(custom=bool(spec.endpoint)),
-                )
-            )
-            # A small body costs less than the round trip that asks whether it may be sent, and
-            # what stands in between may never answer that.
-            client.meta.events.unregister("before-call.s3", add_expect_header)
-            self._session = await stack.enter_async_context(self._http_session())
-            self._client = client
-            self._stack = stack.pop_all()
-
-    def _http_session(self) -> aiohttp.ClientSession:
-        secure = not self._spec.endpoint.startswith("http:")
-        trust = ssl.create_default_context(cafile=self._spec.ca_file or None) if secure else True
-        return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=CONNECTIONS, ssl=trust),
-            timeout=aiohttp.ClientTimeout(
-                total=None, sock_connect=CONNECT_TIMEOUT, sock_read=SILENCE_TIMEOUT
-            ),
-            auto_decompress=False,
-        )
+        return self._connections.http
 
     def _proxy(self, url: URL) -> str | None:
         origin = str(url.origin())
@@ -241,27 +270,17 @@ class _Feed:
             raise
 
 
-@lru_cache(maxsize=1)
-def _session() -> AioSession:
-    """The models that botocore has of S3 take 15 MiB: one session for the process."""
-    return get_session()
-
-
-def _config(*, custom: bool) -> AioConfig:
-    return AioConfig(
-        signature_version="s3v4",
-        connect_timeout=CONNECT_TIMEOUT,
-        read_timeout=SILENCE_TIMEOUT,
-        max_pool_connections=CONNECTIONS,
-        retries={"total_max_attempts": 1},
-        request_checksum_calculation="when_required",
-        response_checksum_validation="when_required",
-        user_agent_extra="dropoffd",
-        s3={
-            "payload_signing_enabled": False,
-            "addressing_style": "path" if custom else "auto",
-        },
-    )
+@contextlib.contextmanager
+def _translated() -> Iterator[None]:
+    """What botocore, aiohttp and the system raise becomes an error of ours."""
+    try:
+        yield
+    except (BotoCoreError, HTTPClientError, *_TRANSPORT) as error:
+        raise s3_errors.of_transport(error) from None
+    except ValueError as error:
+        raise DestinationRefusedError(
+            f"the request can't be made: {printable(str(error))}"
+        ) from None
 
 
 def _sent(headers: Mapping[str, str]) -> Sent:
@@ -274,6 +293,23 @@ def _sent(headers: Mapping[str, str]) -> Sent:
     )
 
 
-async def _error_text(answer: aiohttp.ClientResponse) -> bytes:
-    """The beginning of an error's body; what is longer is no S3 error."""
-    return await answer.content.read(LONGEST_ERROR)
+def _headers_of(parameters: Mapping[str, object]) -> dict[str, str]:
+    """Parameters that are headers: a signed address only says which of them were signed."""
+    headers = {
+        header: str(parameters[name]) for name, header in _SUMS.items() if name in parameters
+    }
+    key = parameters.get("SSECustomerKey")
+    if isinstance(key, bytes):
+        md5 = hashlib.md5(key, usedforsecurity=False).digest()
+        headers |= {
+            f"{_CUSTOMER}algorithm": "AES256",
+            f"{_CUSTOMER}key": base64.b64encode(key).decode(),
+            f"{_CUSTOMER}key-MD5": base64.b64encode(md5).decode(),
+        }
+    return headers
+
+
+async def _refusal(answer: aiohttp.ClientResponse) -> DestinationError:
+    """What an answer that is no good one stands for; what is longer is no S3 error."""
+    text = await answer.content.read(LONGEST_ERROR)
+    return s3_errors.of_body(answer.status, text, answer.headers)
