@@ -14,9 +14,9 @@ from typing import Any
 import structlog
 
 from daemon.errors import InfoError, StateFullError
-from daemon.intake.info import INFO_SUFFIX
+from daemon.intake.info import INFO_SUFFIX, Info
 from daemon.intake.partials import Partials
-from daemon.intake.scan import Look, Outcome, Seen, Walk, look
+from daemon.intake.scan import Look, Outcome, Seen, Walk, look, unseen_upload
 from daemon.intake.watch import Watcher
 from daemon.journal.model import Error, Identity, Sighting, UploadState
 from daemon.journal.protocol import IntakeJournal
@@ -136,16 +136,20 @@ class Finder:
         """
         await self._take(list(tus_ids))
 
-    async def terminated(self, tus_id: str) -> None:
+    async def terminated(self, tus_id: str, upload: Info | None = None) -> None:
         """A hook says that the client took an upload back.
 
         Where its files are still there the hook is of an earlier upload with that id, and wrong.
-        Raises StateFullError.
+        One that was gone before it was seen is known by its announcement, if ``upload`` is what
+        the hook says of it. Raises StateFullError.
         """
         found = await asyncio.to_thread(look, self._uploads, tus_id)
         if isinstance(found.found, Outcome) and found.found in {Outcome.GONE, Outcome.NO_DATA}:
             self._forget(tus_id)
             await self._terminate(tus_id)
+            if upload is not None and not upload.is_partial:
+                unseen = unseen_upload(self._uploads, tus_id, upload)
+                await self._journal.terminate_unseen(unseen, self._clock())
 
     def status(self) -> dict[str, Any]:
         """What goes on, for people who ask."""

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from daemon.intake.events import Event
+from daemon.intake.info import Info
 
 
 class Lookout(Protocol):
@@ -14,13 +15,13 @@ class Lookout(Protocol):
     async def check(self, tus_ids: Iterable[str]) -> None:
         """Look at these uploads now."""
 
-    async def terminated(self, tus_id: str) -> None:
-        """The client took an upload back."""
+    async def terminated(self, tus_id: str, upload: Info | None = None) -> None:
+        """The client took an upload back; ``upload`` is what the server says of it."""
 
 
 async def follow(lookout: Lookout, events: Sequence[Event]) -> None:
     """Let hints have their effect, which is committed when this returns. Raises StateFullError."""
-    gone = {event.upload.tus_id for event in events if event.hook == "post-terminate"}
+    gone = {event.upload.tus_id: event.upload for event in events if event.hook == "post-terminate"}
     # What hooks say of partials concerns nobody; neither is pre-create told of here.
     seen = {
         event.upload.tus_id
@@ -28,6 +29,6 @@ async def follow(lookout: Lookout, events: Sequence[Event]) -> None:
         if event.hook not in {"pre-create", "pre-terminate", "post-terminate"}
         and not event.upload.is_partial
     }
-    await lookout.check(seen - gone)
-    for tus_id in gone:
-        await lookout.terminated(tus_id)
+    await lookout.check(seen - gone.keys())
+    for tus_id, upload in gone.items():
+        await lookout.terminated(tus_id, upload)

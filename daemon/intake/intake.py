@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from daemon.intake.finder import Finder
+from daemon.intake.info import Info
 from daemon.intake.spool import Spool
 from daemon.journal.protocol import IntakeJournal
 from daemon.ports import Clock, Metrics
@@ -42,9 +43,9 @@ class Intake:
         """Look at these uploads now. Raises StateFullError."""
         await self._finder.check(tus_ids)
 
-    async def terminated(self, tus_id: str) -> None:
+    async def terminated(self, tus_id: str, upload: Info | None = None) -> None:
         """The client took an upload back. Raises StateFullError."""
-        await self._finder.terminated(tus_id)
+        await self._finder.terminated(tus_id, upload)
 
     def describe(self) -> dict[str, Any]:
         """How it is, for ``dropoffd status``."""

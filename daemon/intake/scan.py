@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 
+import msgspec
+
 from daemon.errors import InfoError
 from daemon.intake.info import INFO_SUFFIX, MAX_INFO, Info, parse
 from daemon.journal.model import Identity, Sighting
@@ -231,6 +233,12 @@ def find_partial(uploads: Uploads, tus_id: str) -> Partial | None:
         data = None
     study = info.study(uploads.study_key)
     return Partial(study, path, data, info_path, source.identity)
+
+
+def unseen_upload(uploads: Uploads, tus_id: str, info: Info) -> Sighting:
+    """An upload that was gone before it was found, as its server tells of it."""
+    gone = _sighting(uploads, tus_id, info, tus_id, NOWHERE)
+    return msgspec.structs.replace(gone, complete=False)
 
 
 def is_complete(info: Info, received: int) -> bool:

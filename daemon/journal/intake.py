@@ -96,6 +96,20 @@ def terminate(tx: Transaction, directory: str, tus_id: str, now: float) -> Uploa
     return _withdraw(tx, upload, now)
 
 
+def terminate_unseen(tx: Transaction, sighting: Sighting, now: float) -> Upload | None:
+    """An announced upload was taken back before it was seen; None where it is no such one."""
+    try:
+        check_storable(sighting)
+    except InfoError:
+        return None
+    if newest(tx.connection, sighting.directory, sighting.tus_id) is not None:
+        return None
+    announcement = _take_announcement(tx, sighting)
+    if announcement is None:
+        return None
+    return _withdraw(tx, _insert(tx, sighting, 1, announcement, announcement["created_at"]), now)
+
+
 def expire_announcements(tx: Transaction, before: float, now: float) -> int:
     """Give up announcements made before that no upload followed: each becomes a terminated one."""
     rows = tx.connection.execute(

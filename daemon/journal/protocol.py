@@ -72,6 +72,13 @@ class IntakeJournal(Protocol):
         None where no such upload is known, or it is stored or over already.
         """
 
+    async def terminate_unseen(self, sighting: Sighting, now: float) -> Upload | None:
+        """The client took back an upload that was announced and never sighted.
+
+        It is made from its announcement, found as :meth:`sight` finds it, and terminated with its
+        report. None where nothing was announced, or the upload is known.
+        """
+
     async def expire_announcements(self, before: float, now: float) -> int:
         """Give up announcements made before that no upload followed, each with a report."""
 

@@ -117,6 +117,10 @@ class SqliteJournal:
         """The client took the upload back."""
         return await self._writer.run(lambda tx: intake.terminate(tx, directory, tus_id, now))
 
+    async def terminate_unseen(self, sighting: Sighting, now: float) -> Upload | None:
+        """The client took back an upload that was never sighted."""
+        return await self._writer.run(lambda tx: intake.terminate_unseen(tx, sighting, now))
+
     async def expire_announcements(self, before: float, now: float) -> int:
         """Give up announcements made before that no upload followed."""
         return await self._writer.run(lambda tx: intake.expire_announcements(tx, before, now))

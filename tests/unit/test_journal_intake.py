@@ -266,6 +266,30 @@ async def test_termination_of_what_is_stored_over_or_unknown_is_none(
     assert await journal.terminate(DIRECTORY, "no \ud800 Unicode", 120.0) is None
 
 
+async def test_one_taken_back_before_it_was_seen_is_terminated_by_its_announcement(
+    journal: SqliteJournal,
+) -> None:
+    await journal.add_announcement(announcement("a1"))
+    await journal.add_announcement(announcement("a2"))
+    gone = sighting(received=0, dropoff_id="a2", identity=identity(0, 0, 0))
+    upload = await journal.terminate_unseen(gone, 120.0)
+    assert upload is not None
+    assert (upload.id, upload.tus_id, upload.state) == ("a2", "t1", UploadState.TERMINATED)
+    (report,) = await acknowledge_all(journal)
+    assert (report.state, report.body["tus_id"]) == ("terminated", "t1")
+    # Told again it takes nobody else's announcement, however equal.
+    assert await journal.terminate_unseen(gone, 121.0) is None
+    assert (await journal.sight(sighting("t2"), 122.0)).id == "a1"
+
+
+async def test_one_taken_back_that_nobody_announced_makes_no_upload(
+    journal: SqliteJournal,
+) -> None:
+    assert await journal.terminate_unseen(sighting(received=0), 120.0) is None
+    assert await journal.terminate_unseen(sighting(study=None, received=0), 120.0) is None
+    assert await journal.uploads(None, None, 10) == []
+
+
 async def test_directories_are_told_apart(journal: SqliteJournal) -> None:
     one = await journal.sight(sighting(), 100.0)
     other = await journal.sight(sighting(directory="/srv/other"), 100.0)

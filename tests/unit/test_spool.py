@@ -16,6 +16,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from daemon.errors import StateFullError
+from daemon.intake.info import Info
 from daemon.intake.spool import Spool, prepare
 from tests.peers.intake import Recorded, until
 
@@ -33,7 +34,8 @@ class Lookout:
             raise StateFullError("no space left")
         self.checked += tus_ids
 
-    async def terminated(self, tus_id: str) -> None:
+    async def terminated(self, tus_id: str, upload: Info | None = None) -> None:
+        del upload
         if self.full:
             raise StateFullError("no space left")
         self.gone.append(tus_id)
