@@ -23,6 +23,7 @@ import pipeline
 from pipeline.channel import Cancel, Channel, ChannelError, Order, order_channel
 from pipeline.errors import WorkerLostError, of_code
 from pipeline.messages import Digest, Failed, Job, JobFrame, Result, ResultFrame
+from pipeline.pacing import make_timetable
 
 PARTS_EACH: Final = 2
 """Jobs that one worker does well at once: one waits for the network while the other seals."""
@@ -51,6 +52,8 @@ class WorkerPool:
         self._changed = asyncio.Condition()
         self._closing = asyncio.Event()
         self._keepers: list[asyncio.Task[None]] = []
+        self._timetable = -1
+        """What all workers share to keep to a destination's rate together."""
 
     @property
     def slots(self) -> int:
@@ -73,6 +76,7 @@ class WorkerPool:
 
     async def start(self) -> None:
         """Start the processes. Jobs can be given at once and wait for the first that is ready."""
+        self._timetable = make_timetable()
         self._keepers = [
             asyncio.create_task(self._keep(), name=f"worker {number}")
             for number in range(self._count)
@@ -86,6 +90,9 @@ class WorkerPool:
         async with self._changed:
             self._changed.notify_all()
         await asyncio.gather(*self._keepers)
+        if self._timetable >= 0:
+            os.close(self._timetable)
+            self._timetable = -1
 
     async def run(self, job: Job, source: int | None = None) -> Result:
         """See :meth:`daemon.ports.Workers.run`."""
@@ -126,7 +133,7 @@ class WorkerPool:
 
     async def _run_one(self) -> str:
         """Start a worker, hand it jobs until it ends, and tell how it did."""
-        worker = await _Worker.start()
+        worker = await _Worker.start(self._timetable)
         try:
             self._ready.append(worker)
             async with self._changed:
@@ -154,8 +161,8 @@ class _Worker:
         self.pid = process.pid
 
     @classmethod
-    async def start(cls) -> _Worker:
-        """A new process, which has nothing but its end of a socket."""
+    async def start(cls, timetable: int) -> _Worker:
+        """A new process, which has nothing but its end of a socket, and the ``timetable``."""
         ours, theirs = socket.socketpair()
         with theirs:
             try:
@@ -165,9 +172,10 @@ class _Worker:
                     "-m",
                     "pipeline.worker",
                     str(theirs.fileno()),
+                    str(timetable),
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
-                    pass_fds=(theirs.fileno(),),
+                    pass_fds=(theirs.fileno(), timetable),
                     env=_environment(os.environ),
                     process_group=0,
                 )

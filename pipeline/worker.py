@@ -1,7 +1,7 @@
 """The process that moves bytes: jobs in, results out, nothing remembered.
 
-``python -m pipeline.worker FD`` speaks on the Unix socket ``FD`` until its other end is gone, and
-then ends at once, whatever is under way: every job is safe to repeat.
+``python -m pipeline.worker FD [TIMETABLE]`` speaks on the Unix socket ``FD`` until its other end is
+gone, and then ends at once, whatever is under way: every job is safe to repeat.
 """
 
 from __future__ import annotations
@@ -34,9 +34,12 @@ from pipeline.messages import (
     Finish,
     Job,
     JobFrame,
+    Part,
     Result,
     ResultFrame,
+    Whole,
 )
+from pipeline.pacing import PacedDestination, Timetable
 from pipeline.source import Source
 
 IDLE_DESTINATIONS: Final = 16
@@ -89,8 +92,15 @@ class Destinations:
 class Worker:
     """Takes jobs from a channel and does them side by side, until the channel ends."""
 
-    def __init__(self, channel: Channel[ResultFrame, Order], destinations: Destinations) -> None:
+    def __init__(
+        self,
+        channel: Channel[ResultFrame, Order],
+        destinations: Destinations,
+        timetable: Timetable | None = None,
+    ) -> None:
+        """Without a ``timetable`` jobs are done as fast as they go."""
         self._channel = channel
+        self._timetable = timetable
         self._destinations = destinations
         self._running: dict[int, asyncio.Task[None]] = {}
         self._tidying: asyncio.TimerHandle | None = None
@@ -156,7 +166,13 @@ class Worker:
             if isinstance(job, Digest):
                 return Digested(digest=await jobs.plaintext_digest(source, job.digest, job.size))
             async with self._destinations.use(job.destination) as destination:
-                return await jobs.send(job, destination, source)
+                return await jobs.send(job, self._paced(job, destination), source)
+
+    def _paced(self, job: jobs.SendingJob, destination: Destination) -> Destination:
+        pace = job.pace if isinstance(job, Part | Whole) else None
+        if pace is None or self._timetable is None:
+            return destination
+        return PacedDestination(destination, self._timetable, pace)
 
     async def _end(self) -> None:
         running = list(self._running.values())
@@ -198,20 +214,24 @@ def _libc(name: str, *arguments: int) -> None:
         getattr(ctypes.CDLL(None), name)(*arguments)
 
 
-async def _serve(sock: socket.socket) -> NoReturn:
-    await Worker(result_channel(sock), Destinations()).run()
+async def _serve(sock: socket.socket, timetable: Timetable | None) -> NoReturn:
+    await Worker(result_channel(sock), Destinations(), timetable).run()
     # Not by way of waiting for threads, which may hang in a dead file system.
     os._exit(0)
 
 
 def main() -> NoReturn:
-    """Work on the socket whose descriptor is the one argument. Never returns."""
+    """Work on the socket whose descriptor is the first argument. Never returns.
+
+    The second one is the descriptor of what :class:`pipeline.pacing.Timetable` shares.
+    """
     # A terminal's Ctrl-C and a service's stop reach all processes; the daemon decides here.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     _die_with_parent()
     try:
-        asyncio.run(_serve(socket.socket(fileno=int(sys.argv[1]))))
+        timetable = Timetable(int(sys.argv[2])) if len(sys.argv) > 2 else None  # noqa: PLR2004  # the one that may be missing
+        asyncio.run(_serve(socket.socket(fileno=int(sys.argv[1])), timetable))
     finally:
         _complain(traceback.format_exc())
         os._exit(1)
