@@ -17,9 +17,11 @@ from pipeline.destinations.webdav_urls import is_private
 from pipeline.messages import DestinationSpec
 
 LAST_PORT = 65535
+MIN_RATE = 16 * 1024
+"""Bytes a second. Below it storages take our silence for the end."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", re.ASCII)
-_ALL = frozenset({"type", "path", "verify"})
+_ALL = frozenset({"type", "path", "verify", "rate"})
 _OWN = {
     "s3": frozenset({"endpoint", "bucket", "region", "ca_file"}),
     "directory": frozenset({"directory"}),
@@ -54,7 +56,11 @@ class DestinationReader:
             )
         if problem := object_path_problem(table.path):
             self._issues.add((*key, "path"), problem)
-        return Destination(spec=self._spec(name, key, table), path=table.path)
+        if table.rate is not None and table.rate < MIN_RATE:
+            self._issues.add((*key, "rate"), 'too slow, expected at least "16KiB/s"')
+        return Destination(
+            spec=self._spec(name, key, table), path=table.path, rate=int(table.rate or 0)
+        )
 
     def _spec(self, name: str, key: Key, table: DestinationTable) -> DestinationSpec:
         if table.type not in _OWN:

@@ -15,7 +15,14 @@ import msgspec
 
 from daemon.errors import ConfigError
 from daemon.settings import MIB
-from daemon.units import DURATION_EXAMPLE, SIZE_EXAMPLE, parse_duration, parse_size
+from daemon.units import (
+    DURATION_EXAMPLE,
+    RATE_EXAMPLE,
+    SIZE_EXAMPLE,
+    parse_duration,
+    parse_rate,
+    parse_size,
+)
 
 Key = tuple[str, ...]
 TableT = TypeVar("TableT", bound=msgspec.Struct)
@@ -23,6 +30,10 @@ TableT = TypeVar("TableT", bound=msgspec.Struct)
 
 class Size(int):
     """Bytes, written as text such as ``16MiB``."""
+
+
+class Rate(int):
+    """Bytes a second, written as text such as ``200MiB/s``."""
 
 
 class Duration(float):
@@ -111,6 +122,7 @@ class DestinationTable(msgspec.Struct):
     user: str = ""
     host_keys: str = ""
     path: str = "{study}/{upload}/{filename}"
+    rate: Rate | None = None
     verify: Literal["checksum", "readback", "size"] = "checksum"
 
 
@@ -296,6 +308,8 @@ def _as_table(kind: Any) -> type[msgspec.Struct] | None:  # noqa: ANN401 - any f
 def _parse(kind: type, value: object) -> object:
     if isinstance(value, str) and kind is Size:
         return Size(parse_size(value))
+    if isinstance(value, str) and kind is Rate:
+        return Rate(parse_rate(value))
     if isinstance(value, str) and kind is Duration:
         return Duration(parse_duration(value))
     raise ValueError("not text")
@@ -311,6 +325,7 @@ def _expected(kind: Any) -> str:  # noqa: ANN401 - any field's type
         bool: "true or false",
         int: "a whole number",
         Size: SIZE_EXAMPLE,
+        Rate: RATE_EXAMPLE,
         Duration: DURATION_EXAMPLE,
     }
     return names.get(kind, "a table")

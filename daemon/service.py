@@ -34,7 +34,7 @@ from daemon.observe.prometheus import CONTENT_TYPE
 from daemon.ports import Clock
 from daemon.processing.conductor import Conductor
 from daemon.processing.context import Context
-from daemon.scheduler import Slots
+from daemon.scheduling.slots import Slots
 from daemon.settings import Settings
 from daemon.sources import FileSources
 from daemon.status import StatusBoard
@@ -43,8 +43,6 @@ from daemon.workers import WorkerPool
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 300.0
 """Seconds between tries of a destination or of planning."""
 HEARTBEAT = 5.0
-SLOT_MEMORY = 4 * 1024 * 1024
-"""Bytes that a part in flight takes at the most: its buffers and the socket's."""
 
 
 UNDER_WAY = (UploadState.RECEIVED, UploadState.PROCESSING, UploadState.STORED)
@@ -61,6 +59,7 @@ class Parts:
     """None where no REST API is configured."""
     intake: Intake
     hooks: HookServer
+    slots: Slots
 
 
 class Service:
@@ -107,7 +106,12 @@ class Service:
                 settings.uploads.info_directory, settings.uploads.roots, partials.remove
             ),
             workers=workers,
-            slots=Slots(min(workers.slots, max(1, settings.pipeline.memory // SLOT_MEMORY))),
+            slots=Slots(
+                workers.slots,
+                memory=settings.pipeline.memory,
+                part_size=settings.pipeline.part_size,
+                destinations=settings.destinations,
+            ),
             metrics=metrics,
             audit=AuditLog(settings.state / "audit.jsonl", clock=clock),
             settings=settings,
@@ -134,6 +138,7 @@ class Service:
                 "workers": lambda: [{"pid": pid} for pid in workers.pids],
             },
             stopping=self._stop.is_set,
+            traffic=context.slots.describe,
         )
         control = Control(
             journal,
@@ -152,7 +157,7 @@ class Service:
             lookout=intake,
             routes=[*_routes(board, metrics), *control.routes()],
         )
-        return Parts(journal, conductor, broker, outbox, intake, hooks)
+        return Parts(journal, conductor, broker, outbox, intake, hooks, context.slots)
 
     async def _serve(self, parts: Parts) -> None:
         """Run the parts until told to stop; then end them, those that take work in first."""
@@ -163,7 +168,7 @@ class Service:
             conducting = group.create_task(parts.conductor.run())
             others = [
                 group.create_task(self._beat(parts.journal)),
-                group.create_task(self._reload_when_asked(parts.broker)),
+                group.create_task(self._reload_when_asked(parts)),
             ]
             if parts.outbox is not None:
                 others.append(group.create_task(parts.outbox.run()))
@@ -190,7 +195,7 @@ class Service:
             self._notifier.status(f"{waiting} uploads under way, {failed} failed")
             await asyncio.sleep(interval)
 
-    async def _reload_when_asked(self, broker: StudyBroker) -> None:
+    async def _reload_when_asked(self, parts: Parts) -> None:
         """On SIGHUP, take studies and destinations from the file again; the rest needs a restart.
 
         A file with mistakes changes nothing.
@@ -204,7 +209,8 @@ class Service:
             except ConfigError as error:
                 self._log.error("reload_refused", error_code=error.code, error=error.message)
             else:
-                broker.use(settings)
+                parts.broker.use(settings)
+                parts.slots.use(settings.destinations)
                 self._log.info("reloaded", restart_for=_needing_restart(self._settings, settings))
             self._notifier.ready()
 

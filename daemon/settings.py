@@ -84,6 +84,8 @@ class Destination(msgspec.Struct, frozen=True, kw_only=True):
 
     spec: DestinationSpec
     path: str = "{study}/{upload}/{filename}"
+    rate: int = 0
+    """Bytes a second that may go there, over all uploads; 0: as fast as it goes."""
 
 
 class Study(msgspec.Struct, frozen=True, kw_only=True):

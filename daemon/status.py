@@ -30,6 +30,8 @@ class StatusBoard:
     parts: Mapping[str, Part | Callable[[], Sequence[Mapping[str, Any]]]]
     """``api``, ``intake``, ``workers``: name in the answer to how it is."""
     stopping: Callable[[], bool]
+    traffic: Callable[[str], Mapping[str, Any]] = lambda _: {}
+    """How a destination does, by its name."""
 
     async def describe(self) -> dict[str, Any]:
         """The answer of ``GET /status``. Sizes are bytes, durations seconds."""
@@ -42,7 +44,7 @@ class StatusBoard:
             "reports": await self.journal.report_counts(),
             "deliveries": [_shown(progress) for progress in self.active.values()],
             "destinations": [
-                {"name": name, "type": destination.spec.type}
+                {"name": name, "type": destination.spec.type, **self._traffic(name)}
                 for name, destination in self.settings.destinations.items()
             ],
             **{name: part() for name, part in self.parts.items()},
@@ -68,10 +70,42 @@ class StatusBoard:
                 help="Deliveries under way.",
                 values={(): len(self.active)},
             ),
+            *self._traffic_gauges(),
             Gauge(
                 name="uptime_seconds",
                 help="Seconds since the start.",
                 values={(): self.clock() - self.started_at},
+            ),
+        ]
+
+    def _traffic(self, name: str) -> dict[str, Any]:
+        shown = dict(self.traffic(name))
+        throttled_for = shown.pop("throttled_for_seconds", None)
+        throttled_since = None if throttled_for is None else self.clock() - throttled_for
+        return shown | {"throttled_since": throttled_since}
+
+    def _traffic_gauges(self) -> list[Gauge]:
+        traffic = {
+            (("destination", name),): self._traffic(name) for name in self.settings.destinations
+        }
+        return [
+            Gauge(
+                name="destination_parts_in_flight",
+                help="Parts and small uploads on their way.",
+                values={name: shown.get("in_flight", 0) for name, shown in traffic.items()},
+            ),
+            Gauge(
+                name="destination_parts_limit",
+                help="As many as the destination does well at once, as far as is known.",
+                values={name: shown.get("limit", 0) for name, shown in traffic.items()},
+            ),
+            Gauge(
+                name="destination_throttled",
+                help="1 while the destination asks to be sent less.",
+                values={
+                    name: float(shown["throttled_since"] is not None)
+                    for name, shown in traffic.items()
+                },
             ),
         ]
 

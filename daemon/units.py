@@ -26,6 +26,7 @@ LARGEST_SIZE = 2**63 - 1
 LONGEST_DURATION = 100 * 365 * 86400.0
 
 SIZE_EXAMPLE = 'a size such as "16MiB" or "500MB"'
+RATE_EXAMPLE = 'bytes a second such as "200MiB/s"'
 DURATION_EXAMPLE = 'a duration such as "30s", "1h30m" or "7d"'
 
 
@@ -44,6 +45,19 @@ def parse_size(text: str) -> int:
     if size > LARGEST_SIZE:
         raise ValueError(f"{text!r} is too large")
     return size
+
+
+def parse_rate(text: str) -> int:
+    """Bytes a second of a rate such as ``200MiB/s`` or ``25MB/s``.
+
+    Raises ValueError where it is none, or has no unit. Bits, as in ``200Mbit/s``, are none: too
+    often they are taken for bytes.
+    """
+    size, _, second = text.rpartition("/")
+    try:
+        return parse_size(size if second.strip() == "s" else "")
+    except ValueError:
+        raise ValueError(f"{text!r} is not {RATE_EXAMPLE}") from None
 
 
 def parse_duration(text: str) -> float:

@@ -55,6 +55,14 @@ class Health(msgspec.Struct):
     error: Problem | None = None
     waiting_since: float | None = None
     clock_skew_seconds: float | None = None
+    in_flight: int = 0
+    """Parts and small uploads on their way."""
+    limit: int | None = None
+    """As many as it does well at once, as far as is known."""
+    rate: float | None = None
+    """Bytes a second that may go there; None: as many as go."""
+    bytes_per_second: float = 0.0
+    throttled_since: float | None = None
 
 
 class Intake(msgspec.Struct):
@@ -214,6 +222,8 @@ def _tables(status: Status) -> Iterator[tuple[str, tuple[Column, ...], list[tupl
             Column("TYPE", keep=True),
             Column("IS", keep=True),
             Column("SINCE", keep=True),
+            Column("PARTS", right=True),
+            Column("RATE", right=True),
             Column("ERROR"),
         )
         yield "REST API and destinations", columns, [_health(entry) for entry in health]
@@ -256,10 +266,21 @@ def _delivery(way: ActiveDelivery) -> tuple[str, ...]:
 
 def _health(entry: Health) -> tuple[str, ...]:
     words = {None: output.EMPTY, True: "ok", False: "failed"}
+    throttles = entry.throttled_since is not None
     return (
         entry.name,
         entry.type,
-        words[entry.healthy],
-        output.when(entry.waiting_since),
+        "throttles" if throttles else words[entry.healthy],
+        output.when(entry.throttled_since if throttles else entry.waiting_since),
+        output.EMPTY if entry.limit is None else f"{entry.in_flight} of {entry.limit}",
+        _rate(entry),
         f"{entry.error.code}: {entry.error.message}" if entry.error else "",
     )
+
+
+def _rate(entry: Health) -> str:
+    """What goes there, and what may."""
+    if entry.limit is None:
+        return output.EMPTY
+    now = output.rate(entry.bytes_per_second)
+    return now if entry.rate is None else f"{now} of {output.rate(entry.rate)}"

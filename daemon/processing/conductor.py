@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -15,11 +17,18 @@ from daemon.processing.follow import Follower
 from daemon.processing.past import abort_job
 from daemon.processing.prepare import WHOLE_LIMIT
 from daemon.processing.upload import UploadRun
-from daemon.scheduler import FairQueue
+from daemon.scheduling.fair import FairQueue
+from daemon.scheduling.places import Places
 from pipeline.errors import DropoffError
 
 SMALL_AT_ONCE = 32
-"""Small uploads under way: enough that requests overlap, few enough for memory."""
+"""Small uploads of a study under way: enough that requests overlap."""
+LARGE_AT_ONCE = 4
+"""Likewise of large ones, for each delivery that there may be at once: those that go to other
+destinations needn't wait for a slow one."""
+AT_ONCE = 128
+"""Of all studies, small and large each: an upload that is taken up holds an open file. Memory is
+not theirs, but their parts', which have a budget."""
 PAUSE = 5.0
 """Seconds to wait where even the journal can't be told, as when its disk is full."""
 ABORT_PAUSE = 60.0
@@ -34,14 +43,15 @@ class Conductor:
         self._log = structlog.get_logger(__name__)
         self._queues: dict[bool, FairQueue[str]] = {True: FairQueue(), False: FairQueue()}
         self._running: dict[str, asyncio.Task[float | None]] = {}
-        self._small_running: set[str] = set()
+        self._taken: dict[bool, Counter[str]] = {True: Counter(), False: Counter()}
+        """Small and large uploads under way, by study."""
         self._works: dict[str, Work] = {}
         """What waits in the queues."""
         self._again: set[str] = set()
         self._follower = Follower(context)
         self._wake = asyncio.Event()
         self._withdrawn = asyncio.Event()
-        self._large = asyncio.Semaphore(context.settings.pipeline.deliveries)
+        self._large = Places(context.settings.pipeline.deliveries)
         self._digests = asyncio.Semaphore(context.settings.pipeline.workers)
 
     @property
@@ -92,6 +102,7 @@ class Conductor:
         """Take up nothing more."""
         self._context.stopping.set()
         self._follower.stop()
+        self._context.slots.stop()
         self._wake.set()
 
     def _push(self, work: Work) -> None:
@@ -104,28 +115,31 @@ class Conductor:
         now = self._context.clock()
         for small, queue in self._queues.items():
             while self._has_room(small=small):
-                upload = queue.pop(now)
+                upload = queue.pop(now, partial(self._may_take, small))
                 if upload is None:
                     break
                 self._start(upload, small=small)
 
     def _has_room(self, *, small: bool) -> bool:
-        few = len(self._small_running)
-        if small:
-            return few < SMALL_AT_ONCE
-        return len(self._running) - few < self._context.settings.pipeline.deliveries
+        return self._taken[small].total() < AT_ONCE
+
+    def _may_take(self, small: bool, study: str) -> bool:  # noqa: FBT001  # given by position, once
+        most = LARGE_AT_ONCE * self._context.settings.pipeline.deliveries
+        return self._taken[small][study] < (SMALL_AT_ONCE if small else most)
 
     def _start(self, upload: str, *, small: bool) -> None:
         work = self._works.pop(upload)
-        if small:
-            self._small_running.add(upload)
+        self._taken[small][work.study] += 1
         task = asyncio.create_task(self._advance(work), name=f"upload {upload}")
         self._running[upload] = task
-        task.add_done_callback(lambda task: self._ended(work, task))
+        task.add_done_callback(lambda task: self._ended(work, task, small=small))
 
-    def _ended(self, work: Work, task: asyncio.Task[float | None]) -> None:
+    def _ended(self, work: Work, task: asyncio.Task[float | None], *, small: bool) -> None:
         del self._running[work.upload]
-        self._small_running.discard(work.upload)
+        taken = self._taken[small]
+        taken[work.study] -= 1
+        if not taken[work.study]:
+            del taken[work.study]
         next_at = None if task.cancelled() else task.result()
         if work.upload in self._again:
             self._again.discard(work.upload)

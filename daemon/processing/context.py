@@ -12,7 +12,7 @@ from daemon.journal.model import Identity, Upload
 from daemon.journal.protocol import ProcessingJournal
 from daemon.plan import Broker
 from daemon.ports import Audit, Clock, Metrics, Workers
-from daemon.scheduler import Slots
+from daemon.scheduling.slots import Slots
 from daemon.settings import Settings
 from pipeline.running_digest import RunningDigest
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from typing import TypeVar
 
 import msgspec
@@ -25,9 +26,13 @@ from daemon.journal.model import (
 from daemon.processing.context import Context, OpenSource, Progress, StoppedError
 from daemon.processing.growth import Growth
 from daemon.processing.prepare import WHOLE_LIMIT
+from daemon.scheduling import costs
+from daemon.scheduling.slots import Errand
+from daemon.scheduling.station import LONGEST_RETRY_AFTER
 from daemon.tasks import run_all
 from pipeline.delivery import spans
 from pipeline.errors import (
+    DestinationUnreachableError,
     DropoffError,
     ForgottenError,
     SourceChangedError,
@@ -42,6 +47,7 @@ from pipeline.messages import (
     Finished,
     HeldPart,
     Job,
+    Pace,
     Part,
     PartProved,
     PartStored,
@@ -59,6 +65,8 @@ from pipeline.messages import (
 VERIFICATION_TRIES = 3
 """A wrong object is made anew this often before the delivery fails."""
 WORKER_TRIES = 3
+PATIENCE = 60.0
+"""Seconds for which a try goes on at a destination that throttles and takes nothing."""
 
 Expected = TypeVar("Expected", bound=Result)
 
@@ -91,6 +99,7 @@ class DeliveryRun:
         self._target = Target(
             upload=upload.id, name=delivery.name, size=delivery.size, study=self._study
         )
+        self._small = self._size <= WHOLE_LIMIT
         self._seal = Seal(
             format=envelope.format,
             key=envelope.key,
@@ -104,6 +113,8 @@ class DeliveryRun:
             size=delivery.size,
             stored=0,
         )
+        self._moved_at = asyncio.get_running_loop().time()
+        """When something got there last."""
 
     async def run(self, digest: asyncio.Future[str]) -> None:
         """Try once, and write down how it ended.
@@ -162,9 +173,13 @@ class DeliveryRun:
             digest=self._context.settings.pipeline.digest,
             stale=self._delivery.attempts > 1,
         )
-        async with self._context.slots.take(self._study, small=self._size <= WHOLE_LIMIT):
-            self._context.go_on()
-            result = await self._run(job, WholeStored)
+        memory = costs.of_whole(job.destination, self._delivery.size)
+
+        async def put() -> WholeStored:
+            async with self._turn(self._delivery.size, memory) as pace:
+                return await self._run(msgspec.structs.replace(job, pace=pace), WholeStored)
+
+        result = await self._patiently(put)
         self._progress.sent = self._progress.stored = self._delivery.size
         if self._upload.digest is None:
             await self._journal.digested(self._upload.id, f"{job.digest}:{result.digest}")
@@ -192,7 +207,7 @@ class DeliveryRun:
             stale=self._delivery.attempts > 1,
         )
         try:
-            return await self._run(job, Begun)
+            return await self._ask(job, Begun)
         except ForgottenError:
             if not reference:
                 raise
@@ -247,7 +262,8 @@ class DeliveryRun:
             span=span,
             held=held,
         )
-        async with self._context.slots.take(self._study, small=False):
+        errand = Errand(memory=costs.of_reading(span.length))
+        async with self._context.slots.take(self._study, small=self._small, errand=errand):
             self._context.go_on()
             return (await self._run(job, PartProved)).part
 
@@ -268,9 +284,13 @@ class DeliveryRun:
                 span=span,
                 fingerprint=growth is not None,
             )
-            async with self._context.slots.take(self._study, small=False):
-                self._context.go_on()
-                part = (await self._run(job, PartStored)).part
+
+            async def put() -> PartStored:
+                async with self._turn(span.length, costs.of_part(span.length)) as pace:
+                    return await self._run(msgspec.structs.replace(job, pace=pace), PartStored)
+
+            part = (await self._patiently(put)).part
+            self._moved_at = asyncio.get_running_loop().time()
             await self._journal.part_stored(self._upload.id, self._delivery.position, part)
             parts[part.number] = part
             self._progress.stored += part.size
@@ -290,7 +310,49 @@ class DeliveryRun:
         if is_read_back(self._delivery):
             known = await asyncio.shield(digest)  # it is the other deliveries', too
             job = msgspec.structs.replace(job, seal=self._seal, digest=known)
-        return (await self._run(job, Finished)).stored
+        return (await self._ask(job, Finished)).stored
+
+    @asynccontextmanager
+    async def _turn(self, size: int, memory: int) -> AsyncIterator[Pace | None]:
+        """A turn to send ``size`` bytes, and the pace to send them at."""
+        errand = Errand(
+            destination=self._delivery.destination,
+            delivery=self._upload.id,
+            size=size,
+            memory=memory,
+        )
+        async with self._context.slots.take(self._study, small=self._small, errand=errand) as pace:
+            self._context.go_on()
+            yield pace
+
+    async def _ask(self, job: Begin | Finish, expected: type[Expected]) -> Expected:
+        """Have a worker do a job that moves no bytes, once the destination may be spoken to."""
+
+        async def ask() -> Expected:
+            async with self._context.slots.reach(job.destination):
+                return await self._run(job, expected)
+
+        return await self._patiently(ask)
+
+    async def _patiently(self, step: Callable[[], Awaitable[Expected]]) -> Expected:
+        """Do ``step`` again while the destination throttles: its turns come the slower for that.
+
+        The error is raised where nothing got there for ``PATIENCE``: others may have our place.
+        """
+        while True:
+            try:
+                return await step()
+            except DestinationUnreachableError as error:
+                self._context.go_on()
+                waited = asyncio.get_running_loop().time() - self._moved_at
+                if not error.throttled or max(waited, error.retry_after or 0.0) > PATIENCE:
+                    raise
+                self._log.info(
+                    "destination_throttles",
+                    destination=self._delivery.destination.name,
+                    error=error.message,
+                    retry_after_seconds=error.retry_after,
+                )
 
     async def _in_lanes(
         self, todo: Sequence[Span], step: Callable[[Span], Awaitable[None]]
@@ -303,7 +365,7 @@ class DeliveryRun:
                 self._context.go_on()
                 await step(span)
 
-        await run_all(*(lane() for _ in range(min(2 * self._context.workers.slots, len(todo)))))
+        await run_all(*(lane() for _ in range(min(2 * self._context.slots.most, len(todo)))))
 
     async def _check_source(self) -> None:
         """The file under the upload's name is still the one that was read, and unchanged."""
@@ -333,7 +395,7 @@ class DeliveryRun:
             await self._journal.forget_parts(self._upload.id, self._delivery.position, None)
         now = self._context.clock()
         again = self._try_again(error, now)
-        next_at = now + self._context.backoff.delay(self._delivery.attempts) if again else now
+        next_at = now + self._pause(error) if again else now
         await self._journal.delivery_failed(
             self._upload.id,
             self._delivery.position,
@@ -350,6 +412,12 @@ class DeliveryRun:
             attempts=self._delivery.attempts,
             again_in_seconds=round(next_at - now, 1) if again else None,
         )
+
+    def _pause(self, error: DropoffError) -> float:
+        """Seconds until the next try; no sooner than the destination asked for."""
+        pause = self._context.backoff.delay(self._delivery.attempts)
+        asked = error.retry_after if isinstance(error, DestinationUnreachableError) else None
+        return max(pause, min(asked or 0.0, LONGEST_RETRY_AFTER))
 
     def _try_again(self, error: DropoffError, now: float) -> bool:
         if isinstance(error, VerificationError):

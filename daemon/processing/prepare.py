@@ -98,6 +98,8 @@ def _deliveries(
 def _part_size(context: Context, destination: DestinationSpec, size: int) -> int:
     """Plaintext bytes of each part; 0 where the upload goes out in one request."""
     limits = limits_of(destination)
-    if size <= WHOLE_LIMIT or not limits.parts:
+    # S3 gets a whole object at once: where a rate is set, only what takes no longer than a second.
+    rate = context.slots.rate_to(destination.name) or WHOLE_LIMIT
+    if size <= min(WHOLE_LIMIT, rate) or not limits.parts:
         return 0
     return plan_parts(size, context.settings.pipeline.part_size, limits)

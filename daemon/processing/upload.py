@@ -24,6 +24,7 @@ from daemon.processing.growth import take_in
 from daemon.processing.past import is_trusted, is_unchanged, throw_away
 from daemon.processing.prepare import WHOLE_LIMIT, check_size, prepare
 from daemon.processing.receipts import keep_receipt, make_receipt
+from daemon.scheduling.places import Places
 from daemon.tasks import run_all
 from pipeline import receipt as receipts
 from pipeline.errors import DropoffError, SourceChangedError
@@ -43,7 +44,7 @@ class UploadRun:
         context: Context,
         upload: str,
         follower: Follower,
-        large: asyncio.Semaphore,
+        large: Places,
         digests: asyncio.Semaphore,
     ) -> None:
         self._log = structlog.get_logger(__name__)
@@ -137,7 +138,7 @@ class UploadRun:
         if source.identity.size <= WHOLE_LIMIT:
             await run.run(digest)
             return
-        async with self._large:
+        async with self._large.take(delivery.destination, upload.study or ""):
             self._context.go_on()
             await run.run(digest)
 

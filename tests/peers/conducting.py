@@ -15,7 +15,7 @@ from daemon.journal.sqlite import SqliteJournal
 from daemon.plan import Announcing, Plan, PlannedDestination
 from daemon.processing.conductor import Conductor
 from daemon.processing.context import Context
-from daemon.scheduler import Slots
+from daemon.scheduling.slots import Slots
 from daemon.settings import Api, Hooks, Pipeline, Settings, Uploads
 from pipeline.envelope import keys
 from pipeline.errors import (

@@ -19,9 +19,9 @@ class _Jumping(selectors.BaseSelector):
 
     def register(
         self,
-        fileobj: Any,
+        fileobj: Any,  # noqa: ANN401  # as selectors has it
         events: int,
-        data: Any = None,  # noqa: ANN401  # as selectors has it
+        data: Any = None,  # noqa: ANN401  # likewise
     ) -> selectors.SelectorKey:
         return self._real.register(fileobj, events, data)
 

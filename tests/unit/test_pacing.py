@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 
 from hypothesis import given, settings
@@ -116,7 +117,7 @@ def test_bodies_that_go_out_side_by_side_get_equal_shares() -> None:
 
 def test_low_rates_are_even_too() -> None:
     sent = sent_by(64 * KIB, [MIB])
-    gaps = [later[0] - sooner[0] for sooner, later in zip(sent, sent[1:], strict=False)]
+    gaps = [later[0] - sooner[0] for sooner, later in pairwise(sent)]
     assert max(gaps) <= 0.1
 
 
@@ -171,9 +172,7 @@ def test_nonsense_in_the_shared_memory_holds_nobody_up() -> None:
 def test_a_lock_that_another_process_holds_is_waited_for_without_blocking() -> None:
     fd = make_timetable()
     table = Timetable(fd)
-    hold = (
-        f"import fcntl, time; fcntl.lockf({fd}, fcntl.LOCK_EX); print(flush=True); time.sleep(0.3)"
-    )
+    hold = f"import fcntl, time; fcntl.lockf({fd}, 2); print(flush=True); time.sleep(0.3)"
     holder = subprocess.Popen([sys.executable, "-c", hold], pass_fds=(fd,), stdout=subprocess.PIPE)
     assert holder.stdout is not None
     holder.stdout.readline()

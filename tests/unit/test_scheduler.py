@@ -7,7 +7,8 @@ import asyncio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daemon.scheduler import FairQueue, Slots
+from daemon.scheduling.fair import FairQueue
+from daemon.scheduling.slots import Slots
 
 
 def drain(queue: FairQueue[str], now: float = 0.0) -> list[str]:

@@ -1,0 +1,1 @@
+"""What runs next: fair between studies, small beside large, within memory and each one's rate."""
