@@ -20,6 +20,7 @@ PEERS = {
     "tusd": "prepare",
     "rustus": "prepare",
     "hawk": "installed",
+    "tus_js": "installed",
     "age_vectors": "installed",
 }
 """Modules beside this one, and the function in each that builds what isn't in the cache yet."""
