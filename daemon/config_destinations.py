@@ -10,6 +10,7 @@ import msgspec
 
 from daemon.config_checks import host_problem, object_path_problem, url_problem
 from daemon.config_file import DestinationTable, Issues, Key, absolute, describe
+from daemon.config_s3 import with_options
 from daemon.credentials import Credentials, variable
 from daemon.settings import Destination
 from pipeline.destinations.remote import SFTP_MISSING, has_sftp
@@ -23,7 +24,12 @@ MIN_RATE = 16 * 1024
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", re.ASCII)
 _ALL = frozenset({"type", "path", "verify", "rate"})
 _OWN = {
-    "s3": frozenset({"endpoint", "bucket", "region", "ca_file"}),
+    "s3": frozenset(
+        {
+            *("endpoint", "bucket", "region", "addressing", "ca_file", "ca_bundle"),
+            *("sse", "sse_kms_key", "storage_class", "object_lock", "tags"),
+        }
+    ),
     "directory": frozenset({"directory"}),
     "webdav": frozenset({"url", "user", "ca_file", "chunks"}),
     "sftp": frozenset({"host", "port", "user", "host_keys", "directory"}),
@@ -103,7 +109,13 @@ class DestinationReader:
                 f"expected both {variable(name, 'ACCESS_KEY')} and "
                 f"{variable(name, 'SECRET_KEY')}, or none for the AWS credentials chain",
             )
-        return DestinationSpec(
+        if table.ca_file and table.ca_bundle:
+            self._issues.add((*key, "ca_bundle"), "means the same as ca_file, which is set as well")
+        ca_key = "ca_bundle" if table.ca_bundle else "ca_file"
+        sse_c_key = self._secret(name, "SSE_C_KEY")
+        if table.sse == "sse-c" and not sse_c_key and self._credentials is not None:
+            self._issues.add((*key, "sse"), f"set, but {variable(name, 'SSE_C_KEY')} is missing")
+        spec = DestinationSpec(
             name=name,
             type="s3",
             verify=table.verify,
@@ -113,8 +125,11 @@ class DestinationReader:
             access_key=access,
             secret_key=secret,
             session_token=self._secret(name, "SESSION_TOKEN"),
-            ca_file=self._file_of((*key, "ca_file"), table.ca_file, "CA certificates in PEM"),
+            ca_file=self._file_of(
+                (*key, ca_key), table.ca_bundle or table.ca_file, "CA certificates in PEM"
+            ),
         )
+        return with_options(spec, table, sse_c_key, key, self._issues)
 
     def _webdav(self, name: str, key: Key, table: DestinationTable) -> DestinationSpec:
         password = self._secret(name, "PASSWORD")

@@ -106,6 +106,14 @@ class PipelineTable(msgspec.Struct):
     stop_timeout: Duration = Duration(30)
 
 
+class ObjectLockTable(msgspec.Struct):
+    """``[destinations.NAME.object_lock]``."""
+
+    mode: Literal["", "GOVERNANCE", "COMPLIANCE"] = ""
+    days: int = 0
+    legal_hold: bool = False
+
+
 class DestinationTable(msgspec.Struct):
     """``[destinations.NAME]``."""
 
@@ -114,6 +122,13 @@ class DestinationTable(msgspec.Struct):
     bucket: str = ""
     region: str = ""
     ca_file: str = ""
+    ca_bundle: str = ""
+    addressing: Literal["auto", "path", "virtual"] = "auto"
+    sse: Literal["", "sse-s3", "sse-kms", "sse-c"] = ""
+    sse_kms_key: str = ""
+    storage_class: str = ""
+    object_lock: ObjectLockTable | None = None
+    tags: dict[str, str] | None = None
     directory: str = ""
     url: str = ""
     chunks: bool = True
@@ -339,6 +354,7 @@ _SECRET_WORDS = {
     "session_token": "DROPOFF_{name}_SESSION_TOKEN",
     "password": "DROPOFF_{name}_PASSWORD",
     "key_file": "DROPOFF_{name}_KEY_FILE",
+    "sse_c_key": "DROPOFF_{name}_SSE_C_KEY",
 }
 
 

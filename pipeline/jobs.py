@@ -12,7 +12,7 @@ import msgspec
 from pipeline import messages as m
 from pipeline.blocking import in_executor, in_thread
 from pipeline.delivery import CHUNK, SealedBody, whole
-from pipeline.destinations.base import Content, Destination
+from pipeline.destinations.base import Content, Destination, Learning
 from pipeline.digests import hasher
 from pipeline.errors import SourceChangedError, VerificationError
 from pipeline.readback import SealedContent
@@ -28,7 +28,7 @@ async def control(job: ControlJob, destination: Destination) -> m.Result:
     """Do a job that moves no bytes of the source."""
     match job:
         case m.Begin(reference=""):
-            return m.Begun(reference=await destination.begin(job.target, stale=job.stale))
+            return await _begin(job, destination)
         case m.Begin():
             return await destination.resume(job.target, job.reference)
         case m.Finish():
@@ -38,6 +38,15 @@ async def control(job: ControlJob, destination: Destination) -> m.Result:
         case m.Abort():
             await destination.abort(job.target, job.reference)
             return m.Aborted()
+
+
+async def _begin(job: m.Begin, destination: Destination) -> m.Begun:
+    if not isinstance(destination, Learning):
+        return m.Begun(reference=await destination.begin(job.target, stale=job.stale))
+    if job.traits is not None:
+        destination.remember(job.traits)
+    reference = await destination.begin(job.target, stale=job.stale)
+    return m.Begun(reference=reference, traits=destination.traits)
 
 
 async def send(job: SendingJob, destination: Destination, source: Source) -> m.Result:

@@ -76,6 +76,17 @@ class DestinationSpec(Discreet, frozen=True, kw_only=True, omit_defaults=True):
     """The server's public key, or the absolute path of a known_hosts file."""
 
 
+class Traits(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a store was found to do. It saves finding out, and is never relied on unseen."""
+
+    counts: bool
+    """Whether it counts the CRC-64/NVME of parts and objects by itself, and tells it."""
+    insists: bool = False
+    """Whether it takes parts only with a checksum sent along."""
+    conditional: bool | None = None
+    """Whether completing an object heeds ``If-None-Match``; None: not tried."""
+
+
 class Target(msgspec.Struct, frozen=True, kw_only=True):
     """One object to be: its name inside the destination, and what its bytes will come to."""
 
@@ -170,6 +181,8 @@ class Begin(msgspec.Struct, frozen=True, kw_only=True, tag="begin"):
     target: Target
     reference: str = ""
     stale: bool = False
+    traits: Traits | None = None
+    """What the destination was found to do before."""
 
 
 class Part(msgspec.Struct, frozen=True, kw_only=True, tag="part"):
@@ -268,6 +281,8 @@ class Begun(msgspec.Struct, frozen=True, kw_only=True, tag="begun"):
     reference: str
     held: tuple[HeldPart, ...] | None = ()
     finished: bool = False
+    traits: Traits | None = None
+    """What the destination is known to do, where that matters; worth remembering."""
 
 
 class PartStored(msgspec.Struct, frozen=True, kw_only=True, tag="part_stored"):

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import msgspec
 
-from pipeline.messages import Begun, HeldPart, StoredObject, StoredPart, Target
+from pipeline.messages import Begun, HeldPart, StoredObject, StoredPart, Target, Traits
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -132,6 +132,18 @@ class Destination(Protocol):
 
     async def aclose(self) -> None:
         """Close connections."""
+
+
+@runtime_checkable
+class Learning(Protocol):
+    """A destination that finds out what its store can do, and needn't do so twice."""
+
+    @property
+    def traits(self) -> Traits | None:
+        """What was found out or told; None before that."""
+
+    def remember(self, traits: Traits) -> None:
+        """Take over what was found out before, unless it is known already."""
 
 
 class Readable(Protocol):

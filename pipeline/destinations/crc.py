@@ -18,6 +18,11 @@ def text(crc: int) -> str:
     return base64.b64encode(crc.to_bytes(8, "big")).decode()
 
 
+def md5_text(digest: bytes) -> str:
+    """An MD5 as a Content-MD5 header shows it."""
+    return base64.b64encode(digest).decode()
+
+
 def of_file(fd: int) -> tuple[int, int]:
     """The CRC and the number of bytes of an open file, read from its start. Blocks."""
     crc = size = 0

@@ -6,7 +6,6 @@ that were sent without one, or an ETag that is the MD5 of what was sent. Anythin
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import hashlib
 import re
@@ -14,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from pipeline.delivery import combined_crc
-from pipeline.destinations import crc
+from pipeline.destinations import crc, s3_options
 from pipeline.destinations.base import Body, Content, PartPlace
 from pipeline.destinations.s3_client import S3Client, Sent
 from pipeline.destinations.s3_errors import (
@@ -23,7 +22,7 @@ from pipeline.destinations.s3_errors import (
     StandsError,
     UnsupportedError,
 )
-from pipeline.destinations.s3_multipart import OWNER, Multipart, Proof, parse
+from pipeline.destinations.s3_multipart import OWNER, Multipart, parse
 from pipeline.errors import (
     DestinationError,
     DestinationRefusedError,
@@ -38,6 +37,7 @@ from pipeline.messages import (
     StoredObject,
     StoredPart,
     Target,
+    Traits,
     VerifyMode,
 )
 from pipeline.readback import ReadBack
@@ -76,6 +76,16 @@ class S3Destination:
         self._client = S3Client(spec)
         self._multipart = Multipart(self._client)
 
+    @property
+    def traits(self) -> Traits | None:
+        """See :class:`pipeline.destinations.base.Learning`."""
+        return self._multipart.traits
+
+    def remember(self, traits: Traits) -> None:
+        """Likewise."""
+        if self._multipart.traits is None:
+            self._multipart.traits = traits
+
     async def begin(self, target: Target, *, stale: bool) -> str:
         """Begin a multipart upload."""
         if stale:
@@ -106,13 +116,17 @@ class S3Destination:
     ) -> StoredPart:
         """Send one part, and hold the store's sum of it against ours."""
         proof, upload = parse(reference)
-        if proof == "md5":
+        if proof.startswith("md5"):
             body.with_md5()
+        sums = await _sums_ahead(body) if proof.endswith("-sent") else None
         try:
-            sent = await self._client.send_part(target.name, upload, part.number, body)
+            sent = await self._client.send_part(target.name, upload, part.number, body, sums)
         except MissingError as error:
             raise ForgottenError(error.message) from error
-        _check_part(proof, part.number, sent, body)
+        if proof.startswith("crc64nvme") and not sent.crc64nvme:
+            self._multipart.traits = None
+            raise ForgottenError("the store no longer tells the checksum of a part")
+        _check_part(part.number, sent, body)
         return StoredPart(
             number=part.number, size=body.size, etag=sent.etag, crc64nvme=body.crc64nvme
         )
@@ -144,8 +158,8 @@ class S3Destination:
         proof, _ = parse(reference)
         proved = _Proved(
             crc64nvme=combined_crc(parts),
-            counted=proof == "crc64nvme",
-            md5_etag=_multipart_md5(parts) if proof == "md5" else "",
+            counted=proof.startswith("crc64nvme"),
+            md5_etag=_multipart_md5(parts) if proof.startswith("md5") else "",
             content=content,
         )
         standing = await self._look(target, or_unreadable=True)
@@ -223,9 +237,10 @@ class S3Destination:
             "Body": data,
             "Metadata": {OWNER: target.upload},
             "ChecksumCRC64NVME": crc.text(proved.crc64nvme),
+            **s3_options.of_object(self._client.spec, target),
         }
         if proved.md5_etag:
-            parameters["ContentMD5"] = base64.b64encode(bytes.fromhex(proved.md5_etag)).decode()
+            parameters["ContentMD5"] = crc.md5_text(bytes.fromhex(proved.md5_etag))
         try:
             try:
                 await self._client.call("put_object", IfNoneMatch="*", **parameters)
@@ -309,14 +324,23 @@ class S3Destination:
         return f"s3://{self._bucket}/{target.name}"
 
 
-def _check_part(proof: Proof, number: int, sent: Sent, body: Body) -> None:
+def _check_part(number: int, sent: Sent, body: Body) -> None:
     """Raise VerificationError where the store has other bytes than were sent."""
-    if (proof == "crc64nvme" or sent.crc64nvme) and sent.crc64nvme != crc.text(body.crc64nvme):
+    if sent.crc64nvme and sent.crc64nvme != crc.text(body.crc64nvme):
         raise VerificationError(f"the store's checksum of part {number} is another one")
     if body.md5 is None or sent.opaque_etag or not _MD5.fullmatch(sent.etag):
         return
     if sent.etag != body.md5.hex():
         raise VerificationError(f"the ETag of part {number} is not the MD5 of what was sent")
+
+
+async def _sums_ahead(body: Body) -> dict[str, str]:
+    """The checksum of a body before it is sent, as a parameter of botocore's."""
+    async for _ in body:
+        pass
+    if body.md5 is not None:
+        return {"ContentMD5": crc.md5_text(body.md5)}
+    return {"ChecksumCRC64NVME": crc.text(body.crc64nvme)}
 
 
 def _check_ours(target: Target, standing: _Object) -> None:

@@ -18,7 +18,7 @@ from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
 from botocore.utils import get_environ_proxies
 from yarl import URL
 
-from pipeline.destinations import s3_errors, s3_options
+from pipeline.destinations import crc, s3_errors, s3_options
 from pipeline.destinations.base import Body
 from pipeline.destinations.retry import steadily
 from pipeline.destinations.s3_connection import Connection, Connections
@@ -71,7 +71,7 @@ class S3Client:
     """
 
     def __init__(self, spec: DestinationSpec) -> None:
-        self._spec = spec
+        self.spec = spec
         self._connections = Connections(spec)
         self._customer = s3_options.of_customer(spec)
         self._proxies: dict[str, str | None] = {}
@@ -164,7 +164,7 @@ class S3Client:
     ) -> dict[str, Any]:
         try:
             answer: dict[str, Any] = await getattr(at.client, operation)(
-                Bucket=self._spec.bucket, **parameters, **self._key_for(operation)
+                Bucket=self.spec.bucket, **parameters, **self._key_for(operation)
             )
         except ClientError as error:
             raise s3_errors.of_client_error(error) from None
@@ -198,7 +198,7 @@ class S3Client:
     ) -> Signed:
         text = await at.client.generate_presigned_url(
             operation,
-            Params={"Bucket": self._spec.bucket, **parameters, **self._key_for(operation)},
+            Params={"Bucket": self.spec.bucket, **parameters, **self._key_for(operation)},
             ExpiresIn=SIGNED_FOR,
         )
         return Signed(URL(text, encoded=True), _headers_of({**parameters, **self._customer}))
@@ -304,7 +304,7 @@ def _headers_of(parameters: Mapping[str, object]) -> dict[str, str]:
         headers |= {
             f"{_CUSTOMER}algorithm": "AES256",
             f"{_CUSTOMER}key": base64.b64encode(key).decode(),
-            f"{_CUSTOMER}key-MD5": base64.b64encode(md5).decode(),
+            f"{_CUSTOMER}key-MD5": crc.md5_text(md5),
         }
     return headers
 

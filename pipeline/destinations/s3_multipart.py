@@ -2,32 +2,38 @@
 
 How an object's bytes can be proved differs from store to store, and has to be the same for all of
 its parts, whichever worker sends them. So the reference of an unfinished object is
-``<proof>:<upload id>``, with the proof settled when it is made.
+``<proof>:<upload id>``, with the proof settled when it is made. What a store can do is found out
+with a few bytes that are never completed.
 """
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Final, Literal, cast, get_args
 
 from awscrt.checksums import crc64nvme
 
-from pipeline.destinations import crc
+from pipeline.destinations import crc, s3_options
 from pipeline.destinations.retry import steadily
 from pipeline.destinations.s3_client import S3Client
 from pipeline.destinations.s3_errors import MissingError, UnsupportedError
-from pipeline.errors import DestinationRefusedError, ForgottenError
-from pipeline.messages import HeldPart, StoredPart, Target
+from pipeline.errors import DestinationRefusedError, ForgottenError, VerificationError
+from pipeline.messages import HeldPart, StoredPart, Target, Traits
 
 OWNER: Final = "dropoffd-upload"
 """The metadata that says whose an object is."""
 
-Proof = Literal["crc64nvme", "md5", "none"]
+Proof = Literal["crc64nvme", "crc64nvme-sent", "md5", "md5-sent", "none"]
 """``crc64nvme``: the store counts it for each part and for the whole. ``md5``: ETags are held
-against the MD5 of what was sent. ``none``: nothing is asked for, or it is read back.
+against the MD5 of what was sent. ``none``: nothing is asked for, or it is read back. With
+``-sent``, each part's checksum goes along with it, which costs one more pass over its bytes.
 """
 
 _PROBE: Final = b"dropoffd"
+_COUNTED: Final = {"ChecksumAlgorithm": "CRC64NVME", "ChecksumType": "FULL_OBJECT"}
+_REFUSALS: Final = (DestinationRefusedError, VerificationError)
 
 
 class Multipart:
@@ -35,30 +41,41 @@ class Multipart:
 
     def __init__(self, client: S3Client) -> None:
         self._client = client
-        self._counts: bool | None = None
-        """Whether the store counts CRC-64/NVME; None until it was tried."""
+        self.traits: Traits | None = None
+        """What the store can do; None until it was tried or told."""
 
-    async def begin(self, target: Target, otherwise: Proof) -> str:
+    async def begin(self, target: Target, otherwise: Literal["md5", "none"]) -> str:
         """Begin one, proved by the store's CRC or else ``otherwise``, and give its reference."""
-        if self._counts is not False:
-            sums = {"ChecksumAlgorithm": "CRC64NVME", "ChecksumType": "FULL_OBJECT"}
-            try:
-                answer = await self._create(target, **sums)
-            except UnsupportedError:
-                self._counts = False
-            else:
-                upload = str(answer["UploadId"])
-                if answer.get("ChecksumAlgorithm") != "CRC64NVME":
-                    return f"{otherwise}:{upload}"
-                if self._counts:
-                    return f"crc64nvme:{upload}"
-                self._counts = await self._try_counting(target, upload)
-                # The few bytes must not stay: SeaweedFS lists a replaced part beside the new one.
-                await self.abort(target, upload)
-                if self._counts:
-                    answer = await self._create(target, **sums)
-                    return f"crc64nvme:{answer['UploadId']}"
-        return f"{otherwise}:{(await self._create(target))['UploadId']}"
+        if self.traits is None:
+            self.traits = await self.learn(target)
+        if self.traits.counts:
+            answer = await self._create_counted(target)
+            if answer is not None:
+                proof = "crc64nvme-sent" if self.traits.insists else "crc64nvme"
+                return f"{proof}:{answer['UploadId']}"
+            self.traits = Traits(counts=False, insists=self.traits.insists)
+        answer = await self._create(target)
+        return f"{'md5-sent' if self.traits.insists else otherwise}:{answer['UploadId']}"
+
+    async def learn(self, target: Target) -> Traits:
+        """Find out which proof the store has, by way of an upload that is aborted again.
+
+        The few bytes must not stay: SeaweedFS lists a replaced part beside the new one.
+        """
+        locks = s3_options.locks(self._client.spec)
+        answer = await self._create_counted(target)
+        if answer is None:
+            return Traits(counts=False, insists=locks)
+        upload = str(answer["UploadId"])
+        try:
+            if not locks:
+                with contextlib.suppress(*_REFUSALS):
+                    return Traits(counts=await self._try(target, upload))
+            if await self._checks(target, upload):
+                return Traits(counts=True, insists=True)
+        finally:
+            await self.abort(target, upload)
+        return Traits(counts=False, insists=locks or await self._insists(target))
 
     async def held(self, target: Target, upload: str) -> tuple[HeldPart, ...]:
         """The parts that the store has. Raises ForgottenError where it doesn't know the upload."""
@@ -91,7 +108,7 @@ class Multipart:
                 "Parts": [{"PartNumber": part.number, "ETag": f'"{part.etag}"'} for part in parts]
             },
         }
-        if proof == "crc64nvme":
+        if proof.startswith("crc64nvme"):
             parameters |= {
                 "ChecksumCRC64NVME": crc.text(whole_crc),
                 "ChecksumType": "FULL_OBJECT",
@@ -130,6 +147,17 @@ class Multipart:
                 "UploadIdMarker": answer.get("NextUploadIdMarker", ""),
             }
 
+    async def _create_counted(self, target: Target) -> dict[str, Any] | None:
+        """Begin one whose CRC the store is asked to count; None where it can't or doesn't say."""
+        try:
+            answer = await self._create(target, **_COUNTED)
+        except UnsupportedError:
+            return None
+        if answer.get("ChecksumAlgorithm") == "CRC64NVME":
+            return answer
+        await self.abort(target, str(answer["UploadId"]))
+        return None
+
     async def _create(self, target: Target, **sums: str) -> dict[str, Any]:
         tries = 0
 
@@ -140,6 +168,7 @@ class Multipart:
                 "create_multipart_upload",
                 Key=target.name,
                 Metadata={OWNER: target.upload},
+                **s3_options.of_object(self._client.spec, target),
                 **sums,
             )
 
@@ -149,16 +178,33 @@ class Multipart:
             await self.abort_leftovers(target, but=str(answer["UploadId"]))
         return answer
 
-    async def _try_counting(self, target: Target, upload: str) -> bool:
-        """Whether the store takes a part without a checksum, and answers with the right one.
-
-        Some say that they do, and then want it sent along, or repeat what they were told.
-        """
-        try:
-            sent = await self._client.send_part(target.name, upload, 1, _Probe())
-        except DestinationRefusedError:
-            return False
+    async def _try(self, target: Target, upload: str, **sums: str) -> bool:
+        """Whether the store answers a part with the right CRC. Raises what it refuses it with."""
+        sent = await self._client.send_part(target.name, upload, 1, _Probe(), sums)
         return sent.crc64nvme == crc.text(_Probe.crc64nvme)
+
+    async def _checks(self, target: Target, upload: str) -> bool:
+        """Whether it counts what it is told: some only repeat a CRC that is sent along."""
+        try:
+            await self._try(target, upload, ChecksumCRC64NVME=crc.text(_Probe.crc64nvme ^ 1))
+        except _REFUSALS:
+            with contextlib.suppress(*_REFUSALS):
+                return await self._try(target, upload, ChecksumCRC64NVME=crc.text(_Probe.crc64nvme))
+        return False
+
+    async def _insists(self, target: Target) -> bool:
+        """Whether it takes parts with an MD5 and none without: a bucket that locks by itself."""
+        upload = str((await self._create(target))["UploadId"])
+        try:
+            with contextlib.suppress(*_REFUSALS):
+                await self._try(target, upload)
+                return False
+            with contextlib.suppress(*_REFUSALS):
+                await self._try(target, upload, ContentMD5=_Probe.md5_text)
+                return True
+        finally:
+            await self.abort(target, upload)
+        return False
 
 
 class _Probe:
@@ -167,6 +213,7 @@ class _Probe:
     size = len(_PROBE)
     crc64nvme = crc64nvme(_PROBE)
     md5 = None
+    md5_text = crc.md5_text(hashlib.md5(_PROBE, usedforsecurity=False).digest())
 
     def with_md5(self) -> None:
         """Not counted."""

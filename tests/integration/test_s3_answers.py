@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 
-import aiohttp
 import msgspec
 import pytest
 from aiohttp import web
-from yarl import URL
 
 from pipeline.destinations.base import PartPlace
 from pipeline.destinations.s3 import S3Destination
@@ -20,8 +18,9 @@ from pipeline.errors import (
     ForgottenError,
     VerificationError,
 )
-from pipeline.messages import DestinationSpec, StoredObject, StoredPart, Target
+from pipeline.messages import DestinationSpec, StoredObject, StoredPart, Target, Traits
 from tests.peers.deliveries import MIB, BytesBody
+from tests.peers.s3_between import COMPLETE, CREATE, ERROR, PARTS, PUT, Between, Meets, operation
 from tests.peers.seaweedfs import Weed
 
 pytestmark = pytest.mark.peers
@@ -29,59 +28,7 @@ pytestmark = pytest.mark.peers
 BUCKET = "store"
 PIECES = [os.urandom(5 * MIB), os.urandom(100)]
 
-Meets = Callable[[web.BaseRequest], bool]
-
-
-def operation(method: str, *, query: str = "") -> Meets:
-    return lambda request: request.method == method and query in request.query_string
-
-
-COMPLETE = operation("POST", query="uploadId=")
-CREATE = operation("POST", query="uploads")
 PART = operation("PUT", query="partNumber=2")
-PUT = lambda request: request.method == "PUT" and "partNumber" not in request.query_string  # noqa: E731
-
-
-class Between:
-    """Stands between us and a store, and spoils what it is told to."""
-
-    def __init__(self, behind: str) -> None:
-        self._behind = URL(behind)
-        self._spoils: list[tuple[Meets, Callable[[], web.Response], bool]] = []
-        self.spoiled = 0
-        self.url = ""
-
-    def answer(self, meets: Meets, status: int, body: str = "", times: int = 1) -> None:
-        """Answer without asking the store."""
-        self._spoils += [(meets, lambda: web.Response(status=status, text=body), False)] * times
-
-    def lose(self, meets: Meets, times: int = 1) -> None:
-        """Have the store do it, and hang up."""
-        self._spoils += [(meets, web.Response, True)] * times
-
-    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        spoil = next((spoil for spoil in self._spoils if spoil[0](request)), None)
-        body = await request.content.read()
-        if spoil is not None:
-            self._spoils.remove(spoil)
-            self.spoiled += 1
-            if not spoil[2]:
-                return spoil[1]()
-        url = URL(str(self._behind) + request.raw_path, encoded=True)
-        async with (
-            aiohttp.ClientSession(auto_decompress=False) as session,
-            session.request(
-                request.method, url, headers=request.headers, data=body, allow_redirects=False
-            ) as answer,
-        ):
-            data = await answer.read()
-            if spoil is not None:
-                assert request.transport is not None
-                request.transport.abort()
-            headers = answer.headers.copy()
-            if request.method != "HEAD":
-                headers.popall("Content-Length", None)
-            return web.Response(status=answer.status, body=data, headers=headers)
 
 
 @pytest.fixture(scope="module")
@@ -93,14 +40,8 @@ def weed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Weed]:
 
 @pytest.fixture
 async def between(weed: Weed) -> AsyncIterator[Between]:
-    spoiler = Between(weed.endpoint)
-    runner = web.ServerRunner(web.Server(spoiler.handle))
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    spoiler.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-    yield spoiler
-    await runner.cleanup()
+    async with Between(weed.endpoint) as spoiler:
+        yield spoiler
 
 
 @pytest.fixture
@@ -142,8 +83,8 @@ async def send(store: S3Destination, target: Target, reference: str) -> list[Sto
     ]
 
 
-async def deliver(store: S3Destination, target: Target) -> StoredObject:
-    reference = await store.begin(target, stale=False)
+async def deliver(store: S3Destination, target: Target, *, stale: bool = False) -> StoredObject:
+    reference = await store.begin(target, stale=stale)
     return await store.finish(target, reference, await send(store, target, reference))
 
 
@@ -152,9 +93,6 @@ def check(weed: Weed, target: Target, stored: StoredObject) -> None:
     assert answer["Body"].read() == b"".join(PIECES)
     assert (stored.size, stored.verified) == (target.size, "checksum")
     assert unfinished(weed, target) == 0
-
-
-ERROR = '<?xml version="1.0"?><Error><Code>{0}</Code><Message>{0} it is</Message></Error>'
 
 
 @pytest.mark.parametrize("meets", [CREATE, PART, COMPLETE], ids=["create", "part", "complete"])
@@ -247,12 +185,45 @@ async def test_a_store_that_knows_no_checksums_is_proved_by_etags(
     assert stored.checksum == {"md5": stored.etag}
 
 
-async def test_a_store_that_wants_checksums_sent_along_is_proved_by_etags(
+def without_sum(request: web.BaseRequest) -> bool:
+    sums = ("x-amz-checksum-crc64nvme", "Content-MD5")
+    return PARTS(request) and not any(name in request.headers for name in sums)
+
+
+async def test_a_store_that_wants_checksums_sent_along_gets_them(
     between: Between, store: S3Destination, target: Target, weed: Weed
 ) -> None:
-    first = operation("PUT", query="partNumber=1")
-    between.answer(first, 400, ERROR.format("InvalidArgument"))
+    between.answer(without_sum, 400, ERROR.format("InvalidRequest"), times=100)
     stored = await deliver(store, target)
+    check(weed, target, stored)
+    assert list(stored.checksum) == ["crc64nvme"]
+    assert store.traits == Traits(counts=True, insists=True)
+
+
+async def test_a_store_that_only_wants_md5_sent_along_gets_that(
+    between: Between, store: S3Destination, target: Target, weed: Weed
+) -> None:
+    between.answer(without_sum, 400, ERROR.format("InvalidRequest"), times=100)
+    between.answer(
+        lambda request: "x-amz-checksum-crc64nvme" in request.headers and PARTS(request),
+        400,
+        ERROR.format("InvalidRequest"),
+        times=100,
+    )
+    stored = await deliver(store, target)
+    check(weed, target, stored)
+    assert stored.checksum == {"md5": stored.etag}
+    assert store.traits == Traits(counts=False, insists=True)
+
+
+async def test_a_store_that_was_known_to_count_and_no_longer_does_starts_over(
+    between: Between, store: S3Destination, target: Target, weed: Weed
+) -> None:
+    store.remember(Traits(counts=True))
+    between.strip(PARTS, "x-amz-checksum-crc64nvme")
+    with pytest.raises(ForgottenError):
+        await deliver(store, target)
+    stored = await deliver(store, target, stale=True)
     check(weed, target, stored)
     assert stored.checksum == {"md5": stored.etag}
 
