@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from daemon.config_amqp import read_amqp
 from daemon.config_checks import (
     is_listen,
     template_problem,
@@ -190,6 +191,7 @@ class _Builder:
             listen=table.listen,
             timeout=float(table.timeout),
             study_ids=table.study_ids,
+            amqp=read_amqp(self._file, self._issues, self._credentials, table.amqp),
         )
 
     def _api(self, table: ApiTable) -> Api:
@@ -308,14 +310,17 @@ class _Builder:
             self._issues.add(key, problem)
 
     def _check_variables(self, settings: Settings) -> None:
-        """Two destinations must not share the names of their secrets."""
+        """No two must share the names of their secrets."""
         seen: dict[str, str] = {}
+        if settings.hooks.amqp is not None:
+            seen[variable("amqp", "")] = "hooks.amqp"
         for name in settings.destinations:
             other = seen.setdefault(variable(name, ""), name)
             if other != name:
+                shared = "PASSWORD" if other == "hooks.amqp" else "ACCESS_KEY"
                 self._issues.add(
                     ("destinations", name),
-                    f"too like {dotted((other,))}: both take {variable(name, 'ACCESS_KEY')}",
+                    f"too like {dotted((other,))}: both take {variable(name, shared)}",
                 )
 
     def _check_apart(self, settings: Settings) -> None:

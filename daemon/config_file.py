@@ -40,6 +40,12 @@ class Duration(float):
     """Seconds, written as text such as ``30s``."""
 
 
+class Celery(str):
+    """``true``, ``false`` or ``auto``, the first two written as TOML has them."""
+
+    __slots__ = ()
+
+
 class UploadsTable(msgspec.Struct):
     """``[uploads]``."""
 
@@ -63,6 +69,20 @@ class StateTable(msgspec.Struct):
     directory: str = "/var/lib/dropoffd"
 
 
+class AmqpTable(msgspec.Struct):
+    """``[hooks.amqp]``."""
+
+    url: str = ""
+    ca_bundle: str = ""
+    exchange: str = "rustus"
+    exchange_kind: Literal["topic", "direct", "fanout", "headers"] = "topic"
+    routing_key: str = ""
+    queues_prefix: str = "rustus"
+    celery: Celery = Celery("auto")
+    durable_exchange: bool = True
+    durable_queues: bool = True
+
+
 class HooksTable(msgspec.Struct):
     """``[hooks]``."""
 
@@ -70,6 +90,7 @@ class HooksTable(msgspec.Struct):
     listen: str = ""
     timeout: Duration = Duration(10)
     study_ids: bool = False
+    amqp: AmqpTable | None = None
 
 
 class PathsTable(msgspec.Struct):
@@ -327,6 +348,8 @@ def _parse(kind: type, value: object) -> object:
         return Rate(parse_rate(value))
     if isinstance(value, str) and kind is Duration:
         return Duration(parse_duration(value))
+    if kind is Celery and (isinstance(value, bool) or value == "auto"):
+        return Celery(str(value).lower())
     raise ValueError("not text")
 
 
@@ -342,6 +365,7 @@ def _expected(kind: Any) -> str:  # noqa: ANN401 - any field's type
         Size: SIZE_EXAMPLE,
         Rate: RATE_EXAMPLE,
         Duration: DURATION_EXAMPLE,
+        Celery: 'true, false or "auto"',
     }
     return names.get(kind, "a table")
 

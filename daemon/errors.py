@@ -72,6 +72,13 @@ class ApiRefusedError(DropoffError):
         self.status = status
 
 
+class AmqpError(DropoffError):
+    """The broker of rustus' AMQP hooks is away, or doesn't let us do what we need to."""
+
+    code = "amqp_unreachable"
+    retryable = True
+
+
 class StateFullError(DropoffError):
     """No space is left for the journal."""
 

@@ -29,6 +29,33 @@ class Uploads(msgspec.Struct, frozen=True, kw_only=True):
     """Further directories that a tus server's absolute Storage.Path may lie in."""
 
 
+class Amqp(Discreet, frozen=True, kw_only=True):
+    """``[hooks.amqp]``: the broker that rustus tells of its hooks, and what it calls things there.
+
+    The names default to those of rustus.
+    """
+
+    HIDDEN: ClassVar[frozenset[str]] = frozenset({"password"})
+
+    host: str
+    port: int
+    user: str
+    password: str
+    virtual_host: str = "/"
+    tls: bool = False
+    ca_file: str = ""
+    exchange: str = "rustus"
+    """Empty: the broker's own, by which each queue is reached under its name."""
+    exchange_kind: str = "topic"
+    routing_key: str = ""
+    """Of all messages, and the name of their one queue; empty: there is one queue for each hook."""
+    queues_prefix: str = "rustus"
+    celery: bool | None = None
+    """Whether messages are Celery's; None: they may be."""
+    durable_exchange: bool = True
+    durable_queues: bool = True
+
+
 class Hooks(msgspec.Struct, frozen=True, kw_only=True):
     """``[hooks]``."""
 
@@ -37,6 +64,8 @@ class Hooks(msgspec.Struct, frozen=True, kw_only=True):
     timeout: float = 10.0
     study_ids: bool = False
     """Whether pre-create makes tusd (2.3 or newer) keep each upload below its study."""
+    amqp: Amqp | None = None
+    """None: no broker is listened to."""
 
 
 class ApiPaths(msgspec.Struct, frozen=True, kw_only=True):

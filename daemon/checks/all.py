@@ -30,6 +30,12 @@ def checks_for(settings: Settings, hooks_directory: Path | None) -> list[Check]:
     ]
     if hooks_directory is not None:
         found.append(_blocking("hooks", partial(hooks.installed, settings, hooks_directory)))
+    if settings.hooks.amqp is not None:
+        from daemon.checks.amqp import broker  # noqa: PLC0415 - its library is optional
+
+        found.append(
+            Check(name="amqp", run=partial(broker, settings.hooks.amqp), timeout=_NETWORK_TIMEOUT)
+        )
     found.append(
         Check(
             name="api",

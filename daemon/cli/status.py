@@ -65,6 +65,15 @@ class Health(msgspec.Struct):
     throttled_since: float | None = None
 
 
+class AmqpHooks(msgspec.Struct):
+    """How rustus' AMQP hooks are listened to."""
+
+    connected: bool = False
+    problem: str = ""
+    failed: int = 0
+    """Messages that nobody understood."""
+
+
 class Intake(msgspec.Struct):
     """How uploads are found."""
 
@@ -78,6 +87,8 @@ class Intake(msgspec.Struct):
     spool_failed: int = 0
     """Hooks' events that nobody understood."""
     spool_problem: str = ""
+    amqp: AmqpHooks | None = None
+    """None: no broker is configured."""
 
 
 class Status(msgspec.Struct):
@@ -241,8 +252,20 @@ def _intake(intake: Intake) -> str:
         f"{intake.spool_failed} events not understood" if intake.spool_failed else "",
         f"watching: {harmless(intake.watch_problem)}" if intake.watch_problem else "",
         f"spool: {harmless(intake.spool_problem)}" if intake.spool_problem else "",
+        *_amqp(intake.amqp),
     ]
     return ", ".join(text for text in found if text)
+
+
+def _amqp(amqp: AmqpHooks | None) -> Iterator[str]:
+    if amqp is None:
+        return
+    if amqp.problem:
+        yield f"AMQP hooks: {harmless(amqp.problem)}"
+    elif amqp.connected:
+        yield "AMQP hooks are listened to"
+    if amqp.failed:
+        yield f"{amqp.failed} AMQP messages not understood"
 
 
 def _facts(facts: dict[str, Any]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from daemon.intake.finder import Finder
 from daemon.intake.info import Info
@@ -13,6 +13,9 @@ from daemon.intake.spool import Spool
 from daemon.journal.protocol import IntakeJournal
 from daemon.ports import Clock, Metrics
 from daemon.settings import Settings
+
+if TYPE_CHECKING:
+    from daemon.intake.amqp import AmqpHooks
 
 
 class Intake:
@@ -27,6 +30,11 @@ class Intake:
     ) -> None:
         self._finder = Finder(settings.uploads, journal, metrics, clock)
         self._spool = Spool(settings.spool, self._finder, metrics)
+        self._amqp: AmqpHooks | None = None
+        if settings.hooks.amqp is not None:
+            from daemon.intake.amqp import AmqpHooks  # noqa: PLC0415 - its library is optional
+
+            self._amqp = AmqpHooks(settings.hooks.amqp, self._finder, metrics)
 
     @property
     def scanned(self) -> asyncio.Event:
@@ -38,6 +46,8 @@ class Intake:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._finder.run())
             group.create_task(self._spool.run())
+            if self._amqp is not None:
+                group.create_task(self._amqp.run())
 
     async def check(self, tus_ids: Iterable[str]) -> None:
         """Look at these uploads now. Raises StateFullError."""
@@ -52,4 +62,5 @@ class Intake:
         return self._finder.status() | {
             "spool_failed": self._spool.failed,
             "spool_problem": self._spool.problem or "",
+            "amqp": None if self._amqp is None else self._amqp.describe(),
         }

@@ -74,6 +74,8 @@ def setup(
     root.setLevel(logging.WARNING)
     # It warns of each request that it doesn't remember nonces; the server does.
     logging.getLogger("mohawk").setLevel(logging.ERROR)
+    # It logs each failed try to reach a broker, which is told of once, in our words.
+    logging.getLogger("aiormq").setLevel(logging.CRITICAL)
 
 
 class _Sink:
