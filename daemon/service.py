@@ -39,6 +39,7 @@ from daemon.settings import Settings
 from daemon.sources import FileSources
 from daemon.status import StatusBoard
 from daemon.workers import WorkerPool
+from pipeline.crashpoints import CrashPoints
 
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 300.0
 """Seconds between tries of a destination or of planning."""
@@ -88,22 +89,30 @@ class Service:
         """The parts, in the order in which they need each other; the stack closes them."""
         settings, clock = self._settings, self._clock
         await asyncio.to_thread(_make_places, settings)
-        journal = await SqliteJournal.open(settings.state, clock=clock)
+        points = CrashPoints(os.environ)
+        journal = points.watched(await SqliteJournal.open(settings.state, clock=clock), "journal")
         stack.push_async_callback(journal.aclose)
         metrics = MetricsLog(settings.state / "metrics.jsonl", clock=clock)
         metrics.start()
         stack.push_async_callback(metrics.aclose)
-        workers = await stack.enter_async_context(WorkerPool(settings.pipeline.workers))
+        workers = points.watched(
+            await stack.enter_async_context(WorkerPool(settings.pipeline.workers)), "workers"
+        )
         client = None
         if settings.api.url:
-            client = await stack.enter_async_context(ApiClient(settings.api, clock=clock))
+            client = points.watched(
+                await stack.enter_async_context(ApiClient(settings.api, clock=clock)), "api"
+            )
         broker = StudyBroker(settings, client, clock=clock)
         partials = Partials(settings.uploads, journal)
         context = Context(
             journal=journal,
             broker=broker,
-            sources=FileSources(
-                settings.uploads.info_directory, settings.uploads.roots, partials.remove
+            sources=points.watched(
+                FileSources(
+                    settings.uploads.info_directory, settings.uploads.roots, partials.remove
+                ),
+                "sources",
             ),
             workers=workers,
             slots=Slots(
@@ -113,7 +122,7 @@ class Service:
                 destinations=settings.destinations,
             ),
             metrics=metrics,
-            audit=AuditLog(settings.state / "audit.jsonl", clock=clock),
+            audit=points.watched(AuditLog(settings.state / "audit.jsonl", clock=clock), "audit"),
             settings=settings,
             clock=clock,
             backoff=Backoff(FIRST_PAUSE, LONGEST_PAUSE),

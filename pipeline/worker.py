@@ -20,6 +20,7 @@ from typing import Final, NoReturn
 
 from pipeline import jobs
 from pipeline.channel import Channel, ChannelError, Order, result_channel
+from pipeline.crashpoints import CrashPoints
 from pipeline.destinations import open_destination
 from pipeline.destinations.base import Destination
 from pipeline.errors import DestinationUnreachableError, DropoffError, WorkerLostError
@@ -58,9 +59,11 @@ class Destinations:
         self,
         opener: Callable[[DestinationSpec], Destination] = open_destination,
         idle: int = IDLE_DESTINATIONS,
+        points: CrashPoints | None = None,
     ) -> None:
         self._opener = opener
         self._idle = idle
+        self._points = points or CrashPoints({})
         self._open: dict[DestinationSpec, Destination] = {}
         self._users: dict[DestinationSpec, int] = {}
 
@@ -71,7 +74,7 @@ class Destinations:
         self._open[spec] = destination  # the last one used stands last
         self._users[spec] = self._users.get(spec, 0) + 1
         try:
-            yield destination
+            yield self._points.watched(destination, "destination")
         finally:
             self._users[spec] -= 1
             await self._close_idle()
@@ -215,7 +218,8 @@ def _libc(name: str, *arguments: int) -> None:
 
 
 async def _serve(sock: socket.socket, timetable: Timetable | None) -> NoReturn:
-    await Worker(result_channel(sock), Destinations(), timetable).run()
+    destinations = Destinations(points=CrashPoints(os.environ))
+    await Worker(result_channel(sock), destinations, timetable).run()
     # Not by way of waiting for threads, which may hang in a dead file system.
     os._exit(0)
 
