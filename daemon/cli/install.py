@@ -13,6 +13,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from daemon.cli.install_amqp import RUSTUS_ENVIRONMENT, environment
 from daemon.cli.install_files import PLAIN_PATH, filled, is_ours, write
 from daemon.cli.install_nginx import OPERATORS, add_options, nginx
 from daemon.errors import ConfigError
@@ -73,7 +74,9 @@ def install(arguments: argparse.Namespace) -> int:
         return 1
     written = [directory / name for name in texts]
     for path in written:
-        write(path, texts[str(path.relative_to(directory))], mode)
+        # Nobody runs a file of settings.
+        of_its_own = 0o644 if path.name == RUSTUS_ENVIRONMENT else mode
+        write(path, texts[str(path.relative_to(directory))], of_its_own)
     if arguments.json:
         print_json({"written": [str(path) for path in written]})
     else:
@@ -104,6 +107,8 @@ def hooks(settings: Settings, server: str, client: Path | None = None) -> dict[s
     texts = {"pre-create": filled(share / "pre-create", fields)} | dict.fromkeys(names, post)
     if server == "rustus":
         texts[RUSTUS_FILE] = filled(share / "rustus-file", fields)
+        if settings.hooks.amqp is not None:
+            texts[RUSTUS_ENVIRONMENT] = environment(settings.hooks.amqp)
     return texts
 
 
