@@ -290,6 +290,8 @@ class PartStored(msgspec.Struct, frozen=True, kw_only=True, tag="part_stored"):
 
     part: StoredPart
     seconds: float = 0.0
+    throttled: bool = False
+    """Whether the destination asked to be sent less, and took it in the end."""
 
 
 class PartProved(msgspec.Struct, frozen=True, kw_only=True, tag="part_proved"):
@@ -315,6 +317,7 @@ class WholeStored(msgspec.Struct, frozen=True, kw_only=True, tag="whole_stored")
 
     stored: StoredObject
     digest: str
+    throttled: bool = False
 
 
 class Digested(msgspec.Struct, frozen=True, kw_only=True, tag="digested"):

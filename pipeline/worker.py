@@ -18,7 +18,9 @@ import traceback
 from collections.abc import AsyncIterator, Callable
 from typing import Final, NoReturn
 
-from pipeline import jobs
+import msgspec
+
+from pipeline import jobs, throttling
 from pipeline.channel import Channel, ChannelError, Order, result_channel
 from pipeline.crashpoints import CrashPoints
 from pipeline.destinations import open_destination
@@ -36,9 +38,11 @@ from pipeline.messages import (
     Job,
     JobFrame,
     Part,
+    PartStored,
     Result,
     ResultFrame,
     Whole,
+    WholeStored,
 )
 from pipeline.pacing import PacedDestination, Timetable
 from pipeline.source import Source
@@ -169,7 +173,11 @@ class Worker:
             if isinstance(job, Digest):
                 return Digested(digest=await jobs.plaintext_digest(source, job.digest, job.size))
             async with self._destinations.use(job.destination) as destination:
-                return await jobs.send(job, self._paced(job, destination), source)
+                with throttling.noting() as notes:
+                    result = await jobs.send(job, self._paced(job, destination), source)
+        if notes.throttled and isinstance(result, PartStored | WholeStored):
+            return msgspec.structs.replace(result, throttled=True)
+        return result
 
     def _paced(self, job: jobs.SendingJob, destination: Destination) -> Destination:
         pace = job.pace if isinstance(job, Part | Whole) else None

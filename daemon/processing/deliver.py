@@ -27,7 +27,7 @@ from daemon.processing.context import Context, OpenSource, Progress, StoppedErro
 from daemon.processing.growth import Growth
 from daemon.processing.prepare import WHOLE_LIMIT
 from daemon.scheduling import costs
-from daemon.scheduling.slots import Errand
+from daemon.scheduling.slots import Errand, Turn
 from daemon.scheduling.station import LONGEST_RETRY_AFTER
 from daemon.tasks import run_all
 from pipeline.delivery import spans
@@ -47,7 +47,6 @@ from pipeline.messages import (
     Finished,
     HeldPart,
     Job,
-    Pace,
     Part,
     PartProved,
     PartStored,
@@ -176,8 +175,10 @@ class DeliveryRun:
         memory = costs.of_whole(job.destination, self._delivery.size)
 
         async def put() -> WholeStored:
-            async with self._turn(self._delivery.size, memory) as pace:
-                return await self._run(msgspec.structs.replace(job, pace=pace), WholeStored)
+            async with self._turn(self._delivery.size, memory) as turn:
+                stored = await self._run(msgspec.structs.replace(job, pace=turn.pace), WholeStored)
+                turn.throttled = stored.throttled
+                return stored
 
         result = await self._patiently(put)
         self._progress.sent = self._progress.stored = self._delivery.size
@@ -286,8 +287,12 @@ class DeliveryRun:
             )
 
             async def put() -> PartStored:
-                async with self._turn(span.length, costs.of_part(span.length)) as pace:
-                    return await self._run(msgspec.structs.replace(job, pace=pace), PartStored)
+                async with self._turn(span.length, costs.of_part(span.length)) as turn:
+                    stored = await self._run(
+                        msgspec.structs.replace(job, pace=turn.pace), PartStored
+                    )
+                    turn.throttled = stored.throttled
+                    return stored
 
             part = (await self._patiently(put)).part
             self._moved_at = asyncio.get_running_loop().time()
@@ -313,17 +318,17 @@ class DeliveryRun:
         return (await self._ask(job, Finished)).stored
 
     @asynccontextmanager
-    async def _turn(self, size: int, memory: int) -> AsyncIterator[Pace | None]:
-        """A turn to send ``size`` bytes, and the pace to send them at."""
+    async def _turn(self, size: int, memory: int) -> AsyncIterator[Turn]:
+        """A turn to send ``size`` bytes."""
         errand = Errand(
             destination=self._delivery.destination,
             delivery=self._upload.id,
             size=size,
             memory=memory,
         )
-        async with self._context.slots.take(self._study, small=self._small, errand=errand) as pace:
+        async with self._context.slots.take(self._study, small=self._small, errand=errand) as turn:
             self._context.go_on()
-            yield pace
+            yield turn
 
     async def _ask(self, job: Begin | Finish, expected: type[Expected]) -> Expected:
         """Have a worker do a job that moves no bytes, once the destination may be spoken to."""

@@ -54,6 +54,16 @@ class Errand:
     memory: int = costs.PART
 
 
+@dataclass
+class Turn:
+    """Leave to send."""
+
+    pace: Pace | None = None
+    """How fast; None: as fast as it goes."""
+    throttled: bool = False
+    """To be set where it went well, but the destination asked for less on the way."""
+
+
 class Slots:
     """Hands out turns. For one event loop."""
 
@@ -107,7 +117,7 @@ class Slots:
     @asynccontextmanager
     async def take(
         self, study: str, *, small: bool, errand: Errand | None = None
-    ) -> AsyncIterator[Pace | None]:
+    ) -> AsyncIterator[Turn]:
         """Hold a turn, and send at the pace that it gives; how it ends tells of the destination.
 
         Once :meth:`stop` was called nobody waits: who holds a turn asks then whether to go on.
@@ -122,8 +132,9 @@ class Slots:
         await self._acquire(station, ticket)
         size = None if errand.destination is None else errand.size
         try:
-            with self._told(station, ticket.generation, size):
-                yield self._pace(name)
+            turn = Turn(self._pace(name))
+            with self._told(station, ticket.generation, size, turn):
+                yield turn
         finally:
             self._release(station, ticket)
 
@@ -134,7 +145,7 @@ class Slots:
         station.control(1)
         try:
             await self._pause(station)
-            with self._told(station, station.limit.generation, None):
+            with self._told(station, station.limit.generation, None, Turn()):
                 yield
         finally:
             station.control(-1)
@@ -163,7 +174,9 @@ class Slots:
         }
 
     @contextmanager
-    def _told(self, station: Station, generation: int, size: int | None) -> Iterator[None]:
+    def _told(
+        self, station: Station, generation: int, size: int | None, turn: Turn
+    ) -> Iterator[None]:
         """Tell the station how it ends, as far as that has to do with the destination."""
         clock = asyncio.get_running_loop().time
         try:
@@ -171,6 +184,8 @@ class Slots:
         except DestinationUnreachableError as error:
             station.failed(clock(), generation, error)
             raise
+        if turn.throttled:
+            station.strained(clock(), generation)
         station.succeeded(clock(), generation, size)
 
     async def _pause(self, station: Station) -> None:

@@ -147,6 +147,11 @@ class Station:
             return
         self.resumes_at = max(self.resumes_at, now + pause)
 
+    def strained(self, now: float, generation: int) -> None:
+        """A job did what it should, but was asked for less on its way."""
+        self.throttled_at = self.throttled_at or now
+        self.limit.failed(now, generation)
+
     def bytes_per_second(self, now: float) -> float:
         """What got there lately."""
         self._forget_old(now)

@@ -11,6 +11,7 @@ from typing import Final, TypeVar
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt
 from tenacity.wait import wait_random_exponential
 
+from pipeline import throttling
 from pipeline.errors import DestinationUnreachableError
 
 TRIES: Final = 4
@@ -60,6 +61,8 @@ def asked_to_wait(header: str | None) -> float | None:
 def _may_pass(error: BaseException) -> bool:
     if not isinstance(error, DestinationUnreachableError):
         return False
+    if error.throttled:
+        throttling.note()
     return error.retry_after is None or error.retry_after <= LONGEST_PAUSE
 
 

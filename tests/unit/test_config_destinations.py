@@ -155,3 +155,16 @@ def test_a_directory_on_a_server_is_none_of_this_machine(loads: Loads) -> None:
         sftp(f'host_keys = "{HOST_KEY}"\ndirectory = "/srv/tusd/in"'), DROPOFF_FAR_PASSWORD="x"
     )
     assert found.spec.directory == "/srv/tusd/in"
+
+
+def test_a_rate_is_what_may_go_there_in_bytes_a_second(loads: Loads) -> None:
+    here = 'type = "directory"\ndirectory = "/srv/store"\n'
+    assert loads(here).rate == 0
+    assert loads(f'{here}rate = "200MiB/s"').rate == 200 * 1024**2
+
+
+@pytest.mark.parametrize("rate", ['"200MiB"', "200", '"200Mbit/s"', '"0MiB/s"', '"1KiB/s"'])
+def test_a_rate_that_is_none_is_refused(fails: Fails, rate: str) -> None:
+    message = fails(f'type = "directory"\ndirectory = "/srv/store"\nrate = {rate}')
+    assert "destinations.far.rate" in message
+    assert 'bytes a second such as "200MiB/s"' in message or 'at least "16KiB/s"' in message

@@ -11,6 +11,7 @@ from daemon.units import (
     format_duration,
     format_size,
     parse_duration,
+    parse_rate,
     parse_size,
 )
 
@@ -111,3 +112,24 @@ def test_a_shown_size_is_near_the_size(size: int) -> None:
     assert parse_size(format_size(min(size, 7 * 1024**6))) == pytest.approx(
         min(size, 7 * 1024**6), rel=0.05
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "rate"),
+    [
+        ("200MiB/s", 200 * 1024**2),
+        ("25MB/s", 25 * 1000**2),
+        ("0.5 GiB / s", 512 * 1024**2),
+        ("16kib/s", 16 * 1024),
+    ],
+)
+def test_rates_are_read(text: str, rate: int) -> None:
+    assert parse_rate(text) == rate
+
+
+@pytest.mark.parametrize(
+    "text", ["", "200MiB", "200", "200/s", "/s", "200MiB/min", "200Mbit/s", "-1MiB/s", "200MiBps"]
+)
+def test_what_is_no_rate_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r'bytes a second such as "200MiB/s"'):
+        parse_rate(text)
