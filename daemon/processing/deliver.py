@@ -7,6 +7,7 @@ this one was. Nothing here touches bytes: workers do.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -25,6 +26,7 @@ from daemon.journal.model import (
 )
 from daemon.processing.context import Context, OpenSource, Progress, StoppedError
 from daemon.processing.growth import Growth
+from daemon.processing.past import abort_job
 from daemon.processing.prepare import WHOLE_LIMIT
 from daemon.scheduling import costs
 from daemon.scheduling.slots import Errand, Turn
@@ -32,6 +34,7 @@ from daemon.scheduling.station import LONGEST_RETRY_AFTER
 from daemon.tasks import run_all
 from pipeline.delivery import spans
 from pipeline.errors import (
+    DestinationError,
     DestinationUnreachableError,
     DropoffError,
     ForgottenError,
@@ -170,7 +173,7 @@ class DeliveryRun:
             target=self._target,
             seal=self._seal,
             digest=self._context.settings.pipeline.digest,
-            stale=self._delivery.attempts > 1,
+            stale=self._may_have_left(),
         )
         memory = costs.of_whole(job.destination, self._delivery.size)
 
@@ -205,7 +208,7 @@ class DeliveryRun:
             destination=self._delivery.destination,
             target=self._target,
             reference=reference,
-            stale=self._delivery.attempts > 1,
+            stale=self._may_have_left(),
         )
         try:
             return await self._ask(job, Begun)
@@ -395,9 +398,21 @@ class DeliveryRun:
                 return result
         raise AssertionError("unreachable")
 
+    def _may_have_left(self) -> bool:
+        """Whether an earlier try, perhaps of the upload before it started over, left something."""
+        return self._delivery.attempts > 1 or self._upload.restarts > 0
+
+    async def _abandon(self) -> None:
+        """What was begun is of no use: leave nothing of it, as far as the destination lets us."""
+        for delivery in await self._journal.deliveries(self._upload.id):
+            if delivery.position == self._delivery.position and delivery.reference:
+                with contextlib.suppress(DestinationError, WorkerLostError):
+                    await self._context.workers.run(abort_job(delivery))
+        await self._journal.forget_parts(self._upload.id, self._delivery.position, None)
+
     async def _failed(self, error: DropoffError, attempt: Attempt) -> None:
         if isinstance(error, VerificationError | ForgottenError):
-            await self._journal.forget_parts(self._upload.id, self._delivery.position, None)
+            await self._abandon()
         now = self._context.clock()
         again = self._try_again(error, now)
         next_at = now + self._pause(error) if again else now

@@ -1,0 +1,462 @@
+"""Proxies that spoil what passes, by named faults: one for HTTP, one for any bytes.
+
+Both run in the loop of the test, are told which faults to make while they run, and count those that
+they made. What isn't told passes unchanged (the Host header too, which S3 requests sign).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import socket
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from typing import NamedTuple, Self
+from urllib.parse import urlsplit
+
+import aiohttp
+import yarl
+from aiohttp import web
+from awscrt.checksums import crc64nvme
+
+from pipeline.destinations import crc
+from tests.peers.proxy import HOP
+
+Meets = Callable[[web.BaseRequest], bool]
+RESET = struct.pack("ii", 1, 0)
+"""SO_LINGER that has a closed connection end by RST."""
+
+
+class Answer(NamedTuple):
+    """What a server answered."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+
+class Exchange:
+    """One request that is to be spoiled, and what can be done with it."""
+
+    def __init__(self, request: web.BaseRequest, ask: Asking) -> None:
+        self.request = request
+        self._ask = ask
+
+    async def read(self, most: int | None = None) -> bytes:
+        """The request's body, or its beginning."""
+        if most is None:
+            return await self.request.content.read()
+        data = b""
+        while len(data) < most and (piece := await self.request.content.read(most - len(data))):
+            data += piece
+        return data
+
+    async def ask(self, body: bytes | None = None) -> Answer:
+        """Have the server do it, with this very body or another one."""
+        return await self._ask(self.request, await self.read() if body is None else body)
+
+    def hang_up(self) -> web.Response:
+        """Reset the connection."""
+        transport = self.request.transport
+        if transport is not None:
+            sock = transport.get_extra_info("socket")
+            with contextlib.suppress(OSError):
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+            transport.abort()
+        return web.Response()
+
+    async def give(self, answer: Answer) -> web.StreamResponse:
+        """Answer in the server's words."""
+        if self.request.method == "HEAD":
+            return web.Response(status=answer.status, headers=answer.headers)
+        headers = {k: v for k, v in answer.headers.items() if k.lower() != "content-length"}
+        return web.Response(status=answer.status, headers=headers, body=answer.body)
+
+
+Asking = Callable[[web.BaseRequest, bytes], Awaitable[Answer]]
+Spoil = Callable[[Exchange], Awaitable[web.StreamResponse]]
+
+
+# Faults ---------------------------------------------------------------------------------------
+
+
+def reset_in_body(after: int = 200_000) -> Spoil:
+    """The connection is reset while the body is sent."""
+
+    async def spoil(exchange: Exchange) -> web.StreamResponse:
+        await exchange.read(after)
+        return exchange.hang_up()
+
+    return spoil
+
+
+def stall_in_body(after: int = 200_000) -> Spoil:
+    """Nothing more of the body is taken, and nothing is said."""
+
+    async def spoil(exchange: Exchange) -> web.StreamResponse:
+        await exchange.read(after)
+        await asyncio.Event().wait()
+        raise AssertionError("unreachable")
+
+    return spoil
+
+
+def silent_after_body() -> Spoil:
+    """The server does it, and never answers."""
+
+    async def spoil(exchange: Exchange) -> web.StreamResponse:
+        await exchange.ask()
+        await asyncio.Event().wait()
+        raise AssertionError("unreachable")
+
+    return spoil
+
+
+def answer(status: int, body: str = "", **headers: str) -> Spoil:
+    """The whole body is taken, nothing is done, and this is the answer.
+
+    ``_`` in a header's name stands for ``-``.
+    """
+
+    async def spoil(exchange: Exchange) -> web.StreamResponse:
+        await exchange.read()
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        return web.Response(status=status, text=body, headers=named)
+
+    return spoil
+
+
+def s3_error(status: int, code: str, **headers: str) -> Spoil:
+    """Likewise, as S3 words its errors."""
+    body = f'<?xml version="1.0"?><Error><Code>{code}</Code><Message>{code}</Message></Error>'
+    return answer(status, body, **headers)
+
+
+def done_but(status: int) -> Spoil:
+    """The server does it, and something between says that it failed."""
+
+    async def spoil(exchange: Exchange) -> web.StreamResponse:
+        await exchange.ask()
+        return web.Response(status=status)
+
+    return spoil
+
+
+def lost_answer() -> Spoil:
+    """The server does it, and the connection ends before the answer."""
+
+    async def spoil(exchange: Exchange) -> web.StreamResponse:
+        await exchange.ask()
+        return exchange.hang_up()
+
+    return spoil
+
+
+def half_answer() -> Spoil:
+    """The answer ends in its middle."""
+
+    async def spoil(exchange: Exchange) -> web.StreamResponse:
+        answered = await exchange.ask()
+        response = web.StreamResponse(status=answered.status, headers=answered.headers)
+        response.content_length = max(2, len(answered.body))
+        await response.prepare(exchange.request)
+        await response.write(answered.body[: len(answered.body) // 2])
+        await asyncio.sleep(0.05)
+        exchange.hang_up()
+        return response
+
+    return spoil
+
+
+def slow_answer(seconds: float = 1.0, pieces: int = 20) -> Spoil:
+    """The answer drips."""
+
+    async def spoil(exchange: Exchange) -> web.StreamResponse:
+        answered = await exchange.ask()
+        response = web.StreamResponse(status=answered.status, headers=answered.headers)
+        response.content_length = len(answered.body)
+        await response.prepare(exchange.request)
+        step = len(answered.body) // pieces + 1
+        for start in range(0, len(answered.body), step):
+            await asyncio.sleep(seconds / pieces)
+            await response.write(answered.body[start : start + step])
+        return response
+
+    return spoil
+
+
+def slow_body(seconds: float = 1.0, pieces: int = 20) -> Spoil:
+    """The body is taken in drips."""
+
+    async def spoil(exchange: Exchange) -> web.StreamResponse:
+        step = (exchange.request.content_length or 0) // pieces + 1
+        body = b""
+        while piece := await exchange.read(step):
+            body += piece
+            await asyncio.sleep(seconds / pieces)
+        return await exchange.give(await exchange.ask(body))
+
+    return spoil
+
+
+def other_header(name: str, value: str) -> Spoil:
+    """The server does it, and one header of its answer is another one."""
+
+    async def spoil(exchange: Exchange) -> web.StreamResponse:
+        answered = await exchange.ask()
+        kept = {k: v for k, v in answered.headers.items() if k.lower() != name.lower()}
+        return await exchange.give(answered._replace(headers={**kept, name: value}))
+
+    return spoil
+
+
+def swallow() -> Spoil:
+    """The server loses a part that it says it has, checksums and all."""
+
+    async def spoil(exchange: Exchange) -> web.StreamResponse:
+        body = await exchange.read()
+        md5 = hashlib.md5(body, usedforsecurity=False).hexdigest()
+        sums = {"ETag": f'"{md5}"', "x-amz-checksum-crc64nvme": crc.text(crc64nvme(body))}
+        return web.Response(status=200, headers=sums)
+
+    return spoil
+
+
+def other_byte_stored(place: float = 0.5) -> Spoil:
+    """One byte of the body is another one when the server gets it."""
+
+    async def spoil(exchange: Exchange) -> web.StreamResponse:
+        return await exchange.give(await exchange.ask(spoiled(await exchange.read(), place)))
+
+    return spoil
+
+
+def other_byte_read(place: float = 0.5) -> Spoil:
+    """One byte of the answer's body is another one."""
+
+    async def spoil(exchange: Exchange) -> web.StreamResponse:
+        answered = await exchange.ask()
+        return await exchange.give(answered._replace(body=spoiled(answered.body, place)))
+
+    return spoil
+
+
+def spoiled(data: bytes, place: float = 0.5) -> bytes:
+    """``data`` with one byte changed."""
+    changed = bytearray(data)
+    changed[int(place * len(data))] ^= 1
+    return bytes(changed)
+
+
+# Proxies --------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Planned:
+    meets: Meets
+    spoil: Spoil
+    left: int
+
+
+class FaultyHttp:
+    """Stands before an HTTP server. An async context manager.
+
+    ``on_fault``, where set, is called at the first fault, before it is made.
+    """
+
+    def __init__(self, upstream: str) -> None:
+        parts = urlsplit(upstream)
+        self.upstream = f"{parts.scheme}://{parts.netloc}"
+        self.url = ""
+        """Where the server is reached through here, the path of ``upstream`` included."""
+        self.made = 0
+        """Faults so far."""
+        self.on_fault: Callable[[], object] | None = None
+        self._path = parts.path
+        self._planned: list[_Planned] = []
+        self._runner = web.ServerRunner(
+            web.Server(self._handle, access_log=None), shutdown_timeout=0.1
+        )
+
+    def spoil(self, meets: Meets, fault: Spoil, times: int = 1) -> None:
+        """Make a fault of the next requests that meet."""
+        self._planned.append(_Planned(meets, fault, times))
+
+    async def __aenter__(self) -> Self:
+        self._session = aiohttp.ClientSession(
+            auto_decompress=False, timeout=aiohttp.ClientTimeout(total=None)
+        )
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, "127.0.0.1", 0)
+        await site.start()
+        self.url = f"http://127.0.0.1:{self._runner.addresses[0][1]}{self._path}"
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._runner.cleanup()
+        await self._session.close()
+
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        exchange = Exchange(request, self._ask)
+        for planned in self._planned:
+            if planned.left and planned.meets(request):
+                planned.left -= 1
+                self.made += 1
+                if self.made == 1 and self.on_fault is not None:
+                    self.on_fault()
+                return await planned.spoil(exchange)
+        try:
+            return await exchange.give(await exchange.ask())
+        except (aiohttp.ClientError, ConnectionError):
+            return exchange.hang_up()
+
+    async def _ask(self, request: web.BaseRequest, body: bytes) -> Answer:
+        url = yarl.URL(self.upstream + request.raw_path, encoded=True)
+        headers = {k: v for k, v in request.headers.items() if k.lower() not in HOP}
+        async with self._session.request(
+            request.method, url, headers=headers, data=body or None, allow_redirects=False
+        ) as answered:
+            passed = {k: v for k, v in answered.headers.items() if k.lower() not in HOP}
+            return Answer(answered.status, passed, await answered.read())
+
+
+class FaultyTcp:
+    """Stands before any server, e.g. of SSH. An async context manager.
+
+    Faults are of the connections: the next one that is made to here is spoiled.
+    """
+
+    def __init__(self, host: str, port: int) -> None:
+        self.port = 0
+        self.made = 0
+        self.on_fault: Callable[[], object] | None = None
+        self._upstream = (host, port)
+        self._planned: list[Callable[[_Pipe], None]] = []
+        self._server: asyncio.Server | None = None
+        self._connections: set[asyncio.Task[None]] = set()
+
+    def reset_after(self, count: int) -> None:
+        """Reset the next connection after ``count`` bytes from the client."""
+        self._planned.append(lambda pipe: pipe.end_after(count, reset=True))
+
+    def stall_after(self, count: int) -> None:
+        """Pass nothing more on after ``count`` bytes from the client."""
+        self._planned.append(lambda pipe: pipe.end_after(count, reset=False))
+
+    def drip(self, size: int, seconds: float) -> None:
+        """Pass on at most ``size`` bytes from the client each ``seconds``."""
+        self._planned.append(lambda pipe: pipe.slow_down(size, seconds))
+
+    async def refuse(self) -> None:
+        """Nobody listens any more, and what was connected is reset, until :meth:`listen`."""
+        self._fault()
+        await self._close()
+
+    async def listen(self) -> None:
+        """Take connections, at the same port as before."""
+        self._server = await asyncio.start_server(
+            self._serve, "127.0.0.1", self.port, reuse_address=True
+        )
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def __aenter__(self) -> Self:
+        await self.listen()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._close()
+
+    async def _close(self) -> None:
+        server, self._server = self._server, None
+        if server is not None:
+            server.close()
+        for task in self._connections:
+            task.cancel()
+        await asyncio.gather(*self._connections, return_exceptions=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._connections.add(task)
+        pipe = _Pipe(reader, writer, self._fault)
+        if self._planned:
+            self._planned.pop(0)(pipe)
+        try:
+            await pipe.run(*self._upstream)
+        except (OSError, asyncio.CancelledError):
+            pass  # one of both ended it, or we did
+        finally:
+            self._connections.discard(task)
+            pipe.reset()
+
+    def _fault(self) -> None:
+        self.made += 1
+        if self.made == 1 and self.on_fault is not None:
+            self.on_fault()
+
+
+class _Pipe:
+    """One connection."""
+
+    def __init__(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        fault: Callable[[], None],
+    ) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._fault = fault
+        self._left: int | None = None
+        self._reset = False
+        self._piece = 65_536
+        self._pause = 0.0
+
+    def end_after(self, count: int, *, reset: bool) -> None:
+        self._left = count
+        self._reset = reset
+
+    def slow_down(self, size: int, seconds: float) -> None:
+        self._piece, self._pause = size, seconds
+        self._fault()
+
+    async def run(self, host: str, port: int) -> None:
+        reader, writer = await asyncio.open_connection(host, port)
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._back(reader))
+                async for piece in self._forth():
+                    writer.write(piece)
+                    await writer.drain()
+                if writer.can_write_eof():
+                    writer.write_eof()
+        except* OSError:
+            pass
+        finally:
+            writer.close()
+
+    async def _forth(self) -> AsyncIterator[bytes]:
+        while piece := await self._reader.read(self._piece):
+            if self._left is not None:
+                self._left -= len(piece)
+                if self._left < 0:
+                    self._fault()
+                    if self._reset:
+                        raise ConnectionResetError
+                    await asyncio.Event().wait()
+            await asyncio.sleep(self._pause)
+            yield piece
+
+    async def _back(self, reader: asyncio.StreamReader) -> None:
+        while piece := await reader.read(65_536):
+            self._writer.write(piece)
+            await self._writer.drain()
+        self._writer.close()
+
+    def reset(self) -> None:
+        sock = self._writer.get_extra_info("socket")
+        with contextlib.suppress(OSError):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+        self._writer.transport.abort()

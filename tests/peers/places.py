@@ -1,0 +1,148 @@
+"""Every kind of storage as a running server, and one way to look into all of them.
+
+:data:`PLACES` is the axis of the tests that have to hold for all: who has another store adds it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+from pipeline.messages import DestinationSpec
+from tests.peers.rclone_s3 import RcloneS3
+from tests.peers.remote_stores import running
+from tests.peers.seaweedfs import Weed, s3_client
+
+BUCKET = "store"
+
+
+class Place(Protocol):
+    """A running store."""
+
+    @property
+    def spec(self) -> DestinationSpec:
+        """How it is reached."""
+
+    async def read(self, name: str) -> bytes:
+        """An object's bytes, by another way than ours."""
+
+    async def files(self) -> list[str]:
+        """Everything that is there, unfinished or not."""
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """A bucket, looked into by a client of others."""
+
+    spec: DestinationSpec
+
+    async def read(self, name: str) -> bytes:
+        client = self._client
+
+        def read() -> bytes:
+            data: bytes = client.get_object(Bucket=self.spec.bucket, Key=name)["Body"].read()
+            return data
+
+        return await asyncio.to_thread(read)
+
+    async def files(self) -> list[str]:
+        client = self._client
+
+        def look() -> list[str]:
+            objects = client.list_objects_v2(Bucket=self.spec.bucket).get("Contents", ())
+            try:
+                growing = client.list_multipart_uploads(Bucket=self.spec.bucket).get("Uploads", ())
+            except client.exceptions.NoSuchUpload:  # rclone's word for none
+                growing = ()
+            names = [str(found["Key"]) for found in objects]
+            return sorted([*names, *(f"{found['Key']} (unfinished)" for found in growing)])
+
+        return await asyncio.to_thread(look)
+
+    def write(self, name: str, data: bytes) -> None:
+        """Replace an object's bytes behind our back, and leave all else as it was."""
+        client = self._client
+        there = client.head_object(Bucket=self.spec.bucket, Key=name)
+        client.put_object(Bucket=self.spec.bucket, Key=name, Body=data, Metadata=there["Metadata"])
+
+    @cached_property
+    def _client(self) -> Any:  # noqa: ANN401  # botocore makes its classes when it runs
+        return s3_client(self.spec.endpoint, self.spec.access_key, self.spec.secret_key)
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A directory of this machine."""
+
+    spec: DestinationSpec
+
+    async def read(self, name: str) -> bytes:
+        return (Path(self.spec.directory) / name).read_bytes()
+
+    async def files(self) -> list[str]:
+        root = self.spec.directory
+        found = [Path(at) / name for at, _, names in os.walk(root) for name in names]
+        return sorted(str(path.relative_to(root)) for path in found)
+
+
+@contextlib.asynccontextmanager
+async def seaweedfs(directory: Path) -> AsyncIterator[Place]:
+    with Weed(directory) as weed:
+        weed.make_bucket(BUCKET)
+        yield Bucket(
+            DestinationSpec(
+                name="seaweedfs",
+                type="s3",
+                endpoint=weed.endpoint,
+                bucket=BUCKET,
+                access_key=weed.access_key,
+                secret_key=weed.secret_key,
+            )
+        )
+
+
+@contextlib.asynccontextmanager
+async def rclone_s3(directory: Path) -> AsyncIterator[Place]:
+    server = RcloneS3(directory)
+    server.make_bucket(BUCKET)
+    with server:
+        yield Bucket(
+            DestinationSpec(
+                name="rclone-s3",
+                type="s3",
+                endpoint=server.endpoint,
+                bucket=BUCKET,
+                access_key=server.access_key,
+                secret_key=server.secret_key,
+            )
+        )
+
+
+@contextlib.asynccontextmanager
+async def folder(directory: Path) -> AsyncIterator[Place]:
+    yield Folder(DestinationSpec(name="folder", type="directory", directory=str(directory)))
+
+
+def _remote(kind: str) -> Opens:
+    return lambda directory: running(kind, directory)
+
+
+Opens = Callable[[Path], AbstractAsyncContextManager[Place]]
+
+PLACES: dict[str, Opens] = {
+    "SeaweedFS": seaweedfs,
+    "rclone serve s3": rclone_s3,
+    "directory": folder,
+    "rclone serve webdav": _remote("webdav"),
+    "nextcloud_like": _remote("nextcloud"),
+    "OpenSSH": _remote("openssh"),
+    "rclone serve sftp": _remote("rclone sftp"),
+}
+"""By name, what starts one in a directory of its own."""
