@@ -38,6 +38,7 @@ from daemon.scheduling.slots import Slots
 from daemon.settings import Settings
 from daemon.sources import FileSources
 from daemon.status import StatusBoard
+from daemon.stores import StoreMemory
 from daemon.workers import WorkerPool
 from pipeline.crashpoints import CrashPoints
 
@@ -104,6 +105,8 @@ class Service:
                 await stack.enter_async_context(ApiClient(settings.api, clock=clock)), "api"
             )
         broker = StudyBroker(settings, client, clock=clock)
+        stores = StoreMemory(settings.state, clock)
+        await stores.load()
         partials = Partials(settings.uploads, journal)
         context = Context(
             journal=journal,
@@ -127,6 +130,7 @@ class Service:
             clock=clock,
             backoff=Backoff(FIRST_PAUSE, LONGEST_PAUSE),
             stopping=asyncio.Event(),
+            stores=stores,
         )
         conductor = Conductor(context)
         journal.listen(conductor)

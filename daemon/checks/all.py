@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 from daemon.checks import hooks, places, records, remote, studies
 from daemon.checks.findings import Check, Finding
 from daemon.settings import Settings
+from daemon.stores import StoreMemory
 
 _NETWORK_TIMEOUT = 60.0
 """Seconds. Short disturbances are waited out inside, so that only real ones are told of."""
@@ -17,6 +19,7 @@ _NETWORK_TIMEOUT = 60.0
 
 def checks_for(settings: Settings, hooks_directory: Path | None) -> list[Check]:
     """What to look at, in the order in which it is shown."""
+    memory = StoreMemory(settings.state, time.time)
     found = [
         _blocking("user", partial(places.user, settings)),
         _blocking("config", partial(places.config_file, settings)),
@@ -47,7 +50,7 @@ def checks_for(settings: Settings, hooks_directory: Path | None) -> list[Check]:
         Check(
             name="destination",
             subject=name,
-            run=partial(remote.destination, name, destination),
+            run=partial(remote.destination, name, destination, memory),
             timeout=_NETWORK_TIMEOUT,
         )
         for name, destination in settings.destinations.items()

@@ -12,7 +12,8 @@ from daemon.broker.client import ApiClient, Probed
 from daemon.checks.findings import Finding, error, ok, warning
 from daemon.errors import ApiUnreachableError
 from daemon.settings import Destination, Settings
-from pipeline.destinations.probe import probe
+from daemon.stores import StoreMemory
+from pipeline.destinations.probe import Tried, probed
 from pipeline.errors import (
     DestinationRefusedError,
     DestinationUnreachableError,
@@ -21,6 +22,11 @@ from pipeline.errors import (
 
 MAX_SKEW = 10.0
 """Seconds between our clock and the API's. HAWK ends at 60."""
+_PROOFS = {
+    "crc64nvme": "CRC-64/NVME that the store counts",
+    "md5": "ETags that are MD5s",
+    "readback": "objects are read back",
+}
 _SAYS_NO = frozenset({HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND, HTTPStatus.GONE})
 
 
@@ -89,10 +95,12 @@ def _clock(skew: float) -> Finding:
     )
 
 
-async def destination(name: str, wanted: Destination) -> Sequence[Finding]:
-    """Write, read back, delete."""
+async def destination(
+    name: str, wanted: Destination, memory: StoreMemory | None = None
+) -> Sequence[Finding]:
+    """Write, read back, delete; and what a store was found to do, which ``memory`` keeps."""
     try:
-        left_out = await probe(wanted.spec, secrets.token_hex(8), _fixed_part(wanted.path))
+        found = await probed(wanted.spec, secrets.token_hex(8), _fixed_part(wanted.path))
     except DestinationUnreachableError as failure:
         advice = "see whether it is up, mounted and reachable from here"
         return [error("destination", failure.message, advice, name)]
@@ -104,16 +112,27 @@ async def destination(name: str, wanted: Destination) -> Sequence[Finding]:
     except VerificationError as failure:
         advice = "it does not keep what it is given: nothing can be trusted to it"
         return [error("destination", failure.message, advice, name)]
-    if left_out:
+    if memory is not None:
+        await memory.learn(wanted.spec, found.traits)
+    if found.left_out:
         return [
             warning(
                 "destination",
-                f"only tried in part: {'; '.join(left_out)}",
+                f"only tried in part: {'; '.join(found.left_out)}",
                 "allow it, so that unfinished and wrong objects can be removed",
                 name,
             )
         ]
-    return [ok("destination", "written, read back, deleted", name)]
+    return [ok("destination", "; ".join(("written, read back, deleted", *_abilities(found))), name)]
+
+
+def _abilities(found: Tried) -> list[str]:
+    """What proves an object at an S3 store, and whether the store minds what stands there."""
+    if not found.proof:
+        return []
+    conditional = found.traits.conditional if found.traits else None
+    said = {True: "yes", False: "no, it is looked before each write", None: "not known"}
+    return [f"proof: {_PROOFS[found.proof]}", f"conditional writes: {said[conditional]}"]
 
 
 def _fixed_part(template: str) -> str:

@@ -14,6 +14,8 @@ from daemon.plan import Broker
 from daemon.ports import Audit, Clock, Metrics, Workers
 from daemon.scheduling.slots import Slots
 from daemon.settings import Settings
+from daemon.stores import StoreMemory
+from pipeline.messages import DestinationSpec, Traits
 from pipeline.running_digest import RunningDigest
 
 Done = TypeVar("Done")
@@ -85,6 +87,12 @@ class Context:
     """Digests of uploads that are followed, as far as they got."""
     active: dict[tuple[str, int], Progress] = field(default_factory=dict)
     """Deliveries under way, by upload and position."""
+    stores: StoreMemory | None = None
+    """What destinations were found to do; None: each worker finds out by itself."""
+
+    def known_of(self, destination: DestinationSpec) -> Traits | None:
+        """What is remembered of a destination."""
+        return None if self.stores is None else self.stores.known(destination)
 
     async def unless_stopped(self, work: Coroutine[Any, Any, Done]) -> Done:
         """Do what leaves nothing behind when it is interrupted: given up as soon as we stop."""

@@ -209,14 +209,18 @@ class DeliveryRun:
             target=self._target,
             reference=reference,
             stale=self._may_have_left(),
+            traits=self._context.known_of(self._delivery.destination),
         )
         try:
-            return await self._ask(job, Begun)
+            begun = await self._ask(job, Begun)
         except ForgottenError:
             if not reference:
                 raise
             await self._journal.forget_parts(self._upload.id, self._delivery.position, None)
             return await self._begun("")
+        if self._context.stores is not None:
+            await self._context.stores.learn(self._delivery.destination, begun.traits)
+        return begun
 
     async def _proved(self, begun: Begun, known: dict[int, StoredPart]) -> dict[int, StoredPart]:
         """The parts that needn't be sent again.
@@ -413,6 +417,8 @@ class DeliveryRun:
     async def _failed(self, error: DropoffError, attempt: Attempt) -> None:
         if isinstance(error, VerificationError | ForgottenError):
             await self._abandon()
+            if self._context.stores is not None:
+                await self._context.stores.forget(self._delivery.destination)
         now = self._context.clock()
         again = self._try_again(error, now)
         next_at = now + self._pause(error) if again else now

@@ -9,11 +9,13 @@ import asyncio
 import contextlib
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
+import msgspec
 from awscrt.checksums import crc64nvme
 
 from pipeline.destinations import below, crc, limits_of, open_destination
+from pipeline.destinations.base import Learning
 from pipeline.destinations.looking import look, on_files
 from pipeline.destinations.remote import open_remote
 from pipeline.errors import (
@@ -22,7 +24,7 @@ from pipeline.errors import (
     ForgottenError,
     VerificationError,
 )
-from pipeline.messages import DestinationSpec, Target
+from pipeline.messages import DestinationSpec, StoredObject, Target, Traits
 
 if TYPE_CHECKING:
     from pipeline.destinations.s3_client import S3Client
@@ -64,7 +66,26 @@ class ProbeBody:
         yield memoryview(self._data)
 
 
+_Proof = Literal["crc64nvme", "md5", "readback", ""]
+
+
+class Tried(msgspec.Struct, frozen=True, kw_only=True):
+    """What a probe found."""
+
+    left_out: list[str] = []
+    """What may not be done there and was therefore not tried; empty where all went well."""
+    traits: Traits | None = None
+    """For S3: what the store can do; None where that could not be found out."""
+    proof: _Proof = ""
+    """For S3: what proves an object there without its being read, or that it has to be read."""
+
+
 async def probe(spec: DestinationSpec, token: str, prefix: str = "") -> list[str]:
+    """As :func:`probed`, for what was left out alone."""
+    return (await probed(spec, token, prefix)).left_out
+
+
+async def probed(spec: DestinationSpec, token: str, prefix: str = "") -> Tried:
     """Write, read back and remove an object; begin and abort an unfinished one.
 
     Args:
@@ -72,29 +93,27 @@ async def probe(spec: DestinationSpec, token: str, prefix: str = "") -> list[str
         token: Makes the name unique.
         prefix: What names begin with there, ``/`` included; for S3 only.
 
-    Returns:
-        What may not be done there and was therefore not tried; empty where all went well.
-
     Raises:
         DestinationError: It does not take what it is given, or the probe could not be removed.
     """
     if spec.type == "s3":
         return await _probe_s3(spec, f"{prefix}{PREFIX}{token}", token)
     if spec.type == "directory":
-        return await _probe_directory(spec, f"{PREFIX}{token}", token)
-    return await _probe_remote(spec, Target(upload=token, name=f"{PREFIX}{token}", size=_SIZE))
+        await _probe_directory(spec, f"{PREFIX}{token}", token)
+    else:
+        await _probe_remote(spec, Target(upload=token, name=f"{PREFIX}{token}", size=_SIZE))
+    return Tried()
 
 
-async def _probe_directory(spec: DestinationSpec, name: str, token: str) -> list[str]:
+async def _probe_directory(spec: DestinationSpec, name: str, token: str) -> None:
     async def remove() -> None:
         await on_files(spec, lambda: _unlink(spec, name, token))
 
     async with _removing(name, remove):
         await _write(spec, Target(upload=token, name=name, size=_SIZE))
-    return []
 
 
-async def _probe_remote(spec: DestinationSpec, target: Target) -> list[str]:
+async def _probe_remote(spec: DestinationSpec, target: Target) -> None:
     """Both ways of an upload, for a storage that is reached by the names of files."""
     remote = open_remote(spec)
     try:
@@ -105,13 +124,16 @@ async def _probe_remote(spec: DestinationSpec, target: Target) -> list[str]:
                 await remote.abort(target, reference)
     finally:
         await remote.aclose()
-    return []
 
 
-async def _probe_s3(spec: DestinationSpec, name: str, token: str) -> list[str]:
+async def _probe_s3(spec: DestinationSpec, name: str, token: str) -> Tried:
     from pipeline.destinations.s3_client import S3Client  # noqa: PLC0415  # dear; only for S3
+    from pipeline.destinations.s3_options import without_traces  # noqa: PLC0415  # likewise
 
-    client = S3Client(spec)
+    # What is locked can't be removed again: the object has no lock, only the unfinished one asks.
+    plain = without_traces(spec)
+    target = Target(upload=token, name=name, size=_SIZE, study=token)
+    client = S3Client(plain)
     try:
         # A removal of what isn't there shows whether it is allowed, before anything is written.
         deleting = await _refusal(lambda: _delete(client, name))
@@ -119,18 +141,59 @@ async def _probe_s3(spec: DestinationSpec, name: str, token: str) -> list[str]:
         aborting = await _refusal(lambda: client.call("abort_multipart_upload", **unknown))
         if deleting is not None and aborting is not None:
             raise deleting
+        traits: Traits | None = None
+        proof: _Proof = ""
+        conditional: bool | None = None
+        if aborting is None:
+            traits = await _begin(spec, client, target)
         if deleting is None:
             async with _removing(name, lambda: _delete(client, name)):
-                await _write(spec, Target(upload=token, name=name, size=_SIZE))
-        if aborting is None:
-            await _begin(spec, client, Target(upload=token, name=name, size=_SIZE))
+                stored = await _write(plain, target)
+                proof = "md5" if "md5" in stored.checksum else "readback"
+                if aborting is None:
+                    conditional = await _conditional(client, target)
+        if traits is not None:
+            proof = "crc64nvme" if traits.counts else proof
+            traits = msgspec.structs.replace(traits, conditional=conditional)
         refused = {"objects may not be deleted": deleting, "uploads may not be aborted": aborting}
-        return [f"{what}: {error.message}" for what, error in refused.items() if error is not None]
+        left_out = [f"{what}: {error.message}" for what, error in refused.items() if error]
+        return Tried(left_out=left_out, traits=traits, proof=proof)
     finally:
         await client.aclose()
 
 
-async def _write(spec: DestinationSpec, target: Target) -> None:
+async def _conditional(client: S3Client, target: Target) -> bool | None:
+    """Whether completing heeds ``If-None-Match``, tried on the probe; None where it won't say."""
+    from pipeline.destinations.s3_errors import (  # noqa: PLC0415  # with S3 only
+        StandsError,
+        UnsupportedError,
+    )
+    from pipeline.destinations.s3_multipart import Multipart  # noqa: PLC0415  # likewise
+
+    multipart = Multipart(client)
+    multipart.traits = Traits(counts=False)
+    upload = (await multipart.begin(target, "none")).partition(":")[2]
+    try:
+        sent = await client.send_part(target.name, upload, 1, ProbeBody(os.urandom(target.size)))
+        await client.call(
+            "complete_multipart_upload",
+            Key=target.name,
+            UploadId=upload,
+            MultipartUpload={"Parts": [{"PartNumber": 1, "ETag": f'"{sent.etag}"'}]},
+            IfNoneMatch="*",
+        )
+    except StandsError:
+        return True
+    except UnsupportedError:
+        return False
+    except (DestinationRefusedError, ForgottenError):
+        return None
+    finally:
+        await multipart.abort(target, upload)
+    return False
+
+
+async def _write(spec: DestinationSpec, target: Target) -> StoredObject:
     """The way of a small upload, and a read of all of it."""
     body = ProbeBody(os.urandom(target.size))
     destination = open_destination(spec)
@@ -143,16 +206,18 @@ async def _write(spec: DestinationSpec, target: Target) -> None:
         raise VerificationError(f"{stored.uri} is not there after it was written")
     if (standing.size, standing.crc64nvme) != (body.size, crc.text(body.crc64nvme)):
         raise VerificationError(f"{stored.uri} reads back differently")
+    return stored
 
 
-async def _begin(spec: DestinationSpec, client: S3Client, target: Target) -> None:
-    """The beginning of a large upload, taken back."""
+async def _begin(spec: DestinationSpec, client: S3Client, target: Target) -> Traits | None:
+    """The beginning of a large upload, taken back, and what it showed of the store."""
     from pipeline.destinations.s3_multipart import Multipart  # noqa: PLC0415  # with S3 only
 
     destination = open_destination(spec)
     try:
         reference = await destination.begin(target, stale=False)
         await destination.abort(target, reference)
+        return destination.traits if isinstance(destination, Learning) else None
     except BaseException:
         # It may have begun without our knowing its reference.
         with contextlib.suppress(DestinationError, TimeoutError):

@@ -22,6 +22,7 @@ from pipeline.destinations import crc, s3_errors, s3_options
 from pipeline.destinations.base import Body
 from pipeline.destinations.retry import steadily
 from pipeline.destinations.s3_connection import Connection, Connections
+from pipeline.destinations.s3_http import limited
 from pipeline.destinations.wording import printable
 from pipeline.errors import (
     DestinationError,
@@ -186,7 +187,7 @@ class S3Client:
             ) as answer:
                 if answer.status != 200:  # noqa: PLR2004  # the only good answer to a part
                     raise await _refusal(answer)
-                await answer.read()
+                await limited(answer, LONGEST_ERROR)
                 return _sent(answer.headers)
         except _TRANSPORT as error:
             if feed.error is not None:
@@ -230,15 +231,15 @@ class S3Client:
     async def _region(self, at: Connection) -> str:
         """Where the bucket is; empty where the store doesn't tell.
 
-        HEAD has no text that could say so; a list has.
+        HEAD has no text that could say so; a list has. It is asked for by hand, as botocore would
+        follow a redirection by itself and keep what it learned.
         """
-        try:
-            await self._call(at, "list_objects_v2", {"MaxKeys": 1})
-        except s3_errors.ElsewhereError as error:
-            return error.region
-        except DropoffError:
-            return ""
-        return ""
+        signed = await self._signed(at, "list_objects_v2", {"MaxKeys": 1})
+        async with self._http.get(
+            signed.url, allow_redirects=False, proxy=self._proxy(signed.url)
+        ) as answer:
+            error = await _refusal(answer)
+        return error.region if isinstance(error, s3_errors.ElsewhereError) else ""
 
     def _key_for(self, operation: str) -> dict[str, Any]:
         return self._customer if operation in s3_options.TOUCHING else {}
@@ -277,6 +278,8 @@ def _translated() -> Iterator[None]:
         yield
     except (BotoCoreError, HTTPClientError, *_TRANSPORT) as error:
         raise s3_errors.of_transport(error) from None
+    except RecursionError:
+        raise DestinationUnreachableError("the store's answer is nested too deeply") from None
     except ValueError as error:
         raise DestinationRefusedError(
             f"the request can't be made: {printable(str(error))}"

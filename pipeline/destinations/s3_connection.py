@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import re
 import ssl
 from collections.abc import AsyncIterator
@@ -21,6 +20,7 @@ from aiobotocore.config import AioConfig
 from aiobotocore.session import AioSession, get_session
 from botocore.handlers import add_expect_header
 
+from pipeline.destinations.s3_http import CautiousSession
 from pipeline.messages import DestinationSpec
 
 CONNECT_TIMEOUT: Final = 10.0
@@ -62,7 +62,8 @@ class Connections:
         self._stack = contextlib.AsyncExitStack()
         self._current: Connection | None = None
         self._http: aiohttp.ClientSession | None = None
-        self._session = _shared_session()
+        # What a session found in the chain, it keeps.
+        self._session = _shared_session() if spec.access_key else _new_session()
 
     @property
     def http(self) -> aiohttp.ClientSession:
@@ -155,25 +156,14 @@ def style_of(spec: DestinationSpec) -> str:
     if spec.addressing != "auto":
         return spec.addressing
     host = (urlsplit(spec.endpoint).hostname or "") if spec.endpoint else ""
-    if not spec.endpoint or _AMAZON.search(host):
-        return "auto"
-    if _HOST_STYLE.search(host) and fits_host(spec.bucket):
-        return "virtual"
-    return "path"
+    # Said in so many words: left to itself, botocore signs addresses for one region of Amazon's.
+    in_host = not spec.endpoint or _AMAZON.search(host) or _HOST_STYLE.search(host)
+    return "virtual" if in_host and fits_host(spec.bucket) else "path"
 
 
 def fits_host(bucket: str) -> bool:
     """Whether a bucket's name can stand in a host's, certificates with a ``*.`` included."""
     return bool(_LABEL.fullmatch(bucket))
-
-
-def is_address(host: str) -> bool:
-    """Whether it is an IP address, which nothing can be put before."""
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
 
 
 def _endpoint(spec: DestinationSpec, region: str) -> str:
@@ -218,5 +208,6 @@ def _config(style: str) -> AioConfig:
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
         user_agent_extra="dropoffd",
+        http_session_cls=CautiousSession,
         s3={"payload_signing_enabled": False, "addressing_style": style},
     )
