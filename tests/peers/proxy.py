@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Self
@@ -13,6 +14,7 @@ import yarl
 from aiohttp import web
 
 SMALLEST_PART = 65536
+SLOW_DOWN = "<Error><Code>SlowDown</Code><Message>Reduce your request rate.</Message></Error>"
 HOP = {"connection", "keep-alive", "transfer-encoding", "te", "trailer", "upgrade", "expect"}
 
 
@@ -23,6 +25,11 @@ class CountingProxy:
         self.endpoint = ""
         self.parts: Counter[int] = Counter()
         """Parts by number that the server said it has."""
+        self.came: list[tuple[float, str, int]] = []
+        """Bytes of bodies: when, for which path, how many."""
+        self.throttling = threading.Event()
+        """While set, whatever is sent is refused with 503 SlowDown and a Retry-After of 1 s."""
+        self.refused = 0
         self._upstream = upstream.rstrip("/")
         self._started = threading.Event()
         self._loop = asyncio.new_event_loop()
@@ -57,6 +64,9 @@ class CountingProxy:
             await runner.cleanup()
 
     async def _pass(self, request: web.Request) -> web.StreamResponse:
+        if request.method == "PUT" and self.throttling.is_set():
+            self.refused += 1
+            return web.Response(status=503, text=SLOW_DOWN, headers={"Retry-After": "1"})
         url = yarl.URL(f"{self._upstream}{request.raw_path}", encoded=True)
         headers = {k: v for k, v in request.headers.items() if k.lower() not in HOP}
         body = self._body(request) if request.can_read_body else None
@@ -74,9 +84,9 @@ class CountingProxy:
         except (aiohttp.ClientError, ConnectionError) as error:
             return web.Response(status=502, text=str(error))
 
-    @staticmethod
-    async def _body(request: web.Request) -> AsyncIterator[bytes]:
+    async def _body(self, request: web.Request) -> AsyncIterator[bytes]:
         async for chunk in request.content.iter_any():
+            self.came.append((time.monotonic(), request.path, len(chunk)))
             yield chunk
 
     def _count(self, request: web.Request, status: int) -> None:
