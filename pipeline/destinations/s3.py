@@ -285,7 +285,9 @@ class S3Destination:
             return await self._verified(target, standing, proved)
         except VerificationError:
             with contextlib.suppress(DestinationError):
-                await self._client.call("delete_object", Key=target.name)
+                now = await self._look(target)  # another's may stand there by now
+                if now is not None and now.owner == target.upload:
+                    await self._client.call("delete_object", Key=target.name)
             raise
 
     async def _verified(self, target: Target, standing: _Object, proved: _Proved) -> StoredObject:
@@ -315,9 +317,12 @@ class S3Destination:
     async def _read_back(self, target: Target, standing: _Object, proved: _Proved) -> None:
         check = ReadBack(target.size, proved.crc64nvme, proved.content)
         pieces = self._client.read(target.name, standing.etag, standing.size)
-        async with contextlib.aclosing(pieces):
-            async for piece in pieces:
-                check.update(piece)
+        try:
+            async with contextlib.aclosing(pieces):
+                async for piece in pieces:
+                    check.update(piece)
+        except (StandsError, MissingError) as error:  # its ETag is another one, or it is gone
+            raise VerificationError("the object changed while it was read back") from error
         check.finish()
 
     def _uri(self, target: Target) -> str:

@@ -242,8 +242,12 @@ class _Window:
 
     async def add(self, request: Coroutine[Any, Any, int]) -> None:
         """Start a request, once there is room."""
-        if len(self._tasks) >= self._size:
-            await self._oldest()
+        try:
+            if len(self._tasks) >= self._size:
+                await self._oldest()
+        except BaseException:
+            request.close()  # it is never made
+            raise
         self._tasks.append(asyncio.ensure_future(request))
 
     async def _oldest(self) -> None:
