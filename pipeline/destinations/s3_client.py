@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 import aiohttp
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
+from botocore.parsers import ResponseParserError
 from botocore.utils import get_environ_proxies
 from yarl import URL
 
@@ -278,6 +279,8 @@ def _translated() -> Iterator[None]:
         yield
     except (BotoCoreError, HTTPClientError, *_TRANSPORT) as error:
         raise s3_errors.of_transport(error) from None
+    except ResponseParserError:
+        raise DestinationUnreachableError("the store's answer is not understood") from None
     except RecursionError:
         raise DestinationUnreachableError("the store's answer is nested too deeply") from None
     except ValueError as error:
