@@ -26,6 +26,7 @@ from pipeline.crashpoints import CrashPoints
 from pipeline.destinations import open_destination
 from pipeline.destinations.base import Destination
 from pipeline.errors import DestinationUnreachableError, DropoffError, WorkerLostError
+from pipeline.hardening import keep_to_ourselves
 from pipeline.messages import (
     Abort,
     Begin,
@@ -241,6 +242,7 @@ def main() -> NoReturn:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     _die_with_parent()
+    keep_to_ourselves()
     try:
         timetable = Timetable(int(sys.argv[2])) if len(sys.argv) > 2 else None  # noqa: PLR2004  # the one that may be missing
         asyncio.run(_serve(socket.socket(fileno=int(sys.argv[1])), timetable))

@@ -47,7 +47,9 @@ def run(arguments: argparse.Namespace) -> int:
 
     from daemon.broker.serving import serve  # noqa: PLC0415 - see above
     from daemon.config import load  # noqa: PLC0415 - see above
+    from pipeline.hardening import keep_to_ourselves  # noqa: PLC0415 - see above
 
+    keep_to_ourselves()
     host, port = arguments.listen
     try:
         asyncio.run(serve(load(arguments.config), host, port, _ready))

@@ -27,7 +27,10 @@ def run(arguments: argparse.Namespace) -> int:
     from daemon.config import load  # noqa: PLC0415
     from daemon.observe import log  # noqa: PLC0415
     from daemon.service import Service  # noqa: PLC0415
+    from pipeline import hardening  # noqa: PLC0415
 
+    hardening.keep_to_ourselves()
+    hardening.let_nobody_else_write()
     settings = load(arguments.config)
     log.setup()
     asyncio.run(Service(settings).run())
