@@ -51,6 +51,8 @@ SEGMENT = 64 * 1024
 """Parts begin at whole segments."""
 MAX_PART = 5 * 1024**3
 MIN_MEMORY = 1024 * 1024
+MOST_WORKERS = 1024
+MOST_DELIVERIES = 100_000
 
 
 def find(path: Path | None, environ: Mapping[str, str]) -> Path:
@@ -258,7 +260,9 @@ class _Builder:
 
     def _pipeline(self, table: PipelineTable) -> Pipeline:
         self._check_least(("pipeline", "workers"), table.workers, 0)
+        self._check_most(("pipeline", "workers"), table.workers, MOST_WORKERS)
         self._check_least(("pipeline", "deliveries"), table.deliveries, 1)
+        self._check_most(("pipeline", "deliveries"), table.deliveries, MOST_DELIVERIES)
         self._check_positive(("pipeline", "give_up"), table.give_up)
         if table.memory < MIN_MEMORY:
             self._issues.add(("pipeline", "memory"), 'too small, expected at least "1MiB"')
@@ -300,6 +304,10 @@ class _Builder:
     def _check_least(self, key: Key, value: int, least: int) -> None:
         if value < least:
             self._issues.add(key, f"found {describe(value)}, expected at least {least}")
+
+    def _check_most(self, key: Key, value: int, most: int) -> None:
+        if value > most:
+            self._issues.add(key, f"found {describe(value)}, expected at most {most}")
 
     def _check_positive(self, key: Key, seconds: float) -> None:
         if seconds <= 0:

@@ -79,5 +79,7 @@ def is_listen(text: str) -> bool:
     plain = bool(re.fullmatch(r"[A-Za-z0-9._-]+", inside, re.ASCII))
     address = bool(re.fullmatch(r"[0-9A-Fa-f:.]+", inside, re.ASCII)) and host != inside
     return (
-        (plain or address) and port.isascii() and port.isdigit() and int(port) <= 65535  # noqa: PLR2004 - the last port
+        (plain or address)
+        and re.fullmatch(r"[0-9]{1,5}", port, re.ASCII) is not None
+        and int(port) <= 65535  # noqa: PLR2004 - the last port
     )

@@ -24,6 +24,9 @@ from daemon.units import (
     parse_size,
 )
 
+_LONGEST_NUMBER = 128
+"""Bits of a number that a message repeats."""
+
 Key = tuple[str, ...]
 TableT = TypeVar("TableT", bound=msgspec.Struct)
 
@@ -226,6 +229,8 @@ def read(file: Path, text: str, issues: Issues) -> File:
         raise ConfigError(f"{_syntax_place(file, text, str(error))}: not TOML: {error}") from None
     except RecursionError:
         raise ConfigError(f"{file}: not usable: too deeply nested") from None
+    except ValueError:  # of Python's own limit, which tomllib lets through
+        raise ConfigError(f"{file}: not usable: a number of too many digits") from None
     return _table(File, found, (), issues)
 
 
@@ -251,7 +256,8 @@ def describe(value: object) -> str:
         case bool():
             return "true" if value else "false"
         case int() | float():
-            return f"the number {value}"
+            long = isinstance(value, int) and value.bit_length() > _LONGEST_NUMBER
+            return "a number of too many digits" if long else f"the number {value}"
         case str():
             return f'"{shorten(value)}"'
         case list():
@@ -276,7 +282,8 @@ def locate(text: str) -> dict[Key, int]:
         if header := re.match(r"\s*\[\[?([^\[\]]+)\]", line):
             table = _parse_key(header[1])
             lines.setdefault(table, number)
-        elif setting := re.match(r"""\s*((?:[\w\-. ]|"[^"]*"|'[^']*')+?)\s*=""", line):
+        # Possessive: a long line that is no setting must not be tried in every way.
+        elif setting := re.match(r"""\s*+((?:[\w\-. \t]|"[^"]*"|'[^']*')++)=""", line):
             key = table + _parse_key(setting[1])
             for length in range(len(table) + 1, len(key) + 1):
                 lines.setdefault(key[:length], number)
@@ -287,7 +294,7 @@ def locate(text: str) -> dict[Key, int]:
 def _parse_key(text: str) -> Key:
     try:
         found: Any = tomllib.loads(f"{text} = 0")
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return ()
     key: list[str] = []
     while isinstance(found, dict):

@@ -151,7 +151,7 @@ def look(
     try:
         return _look(uploads, stem, seen, known, whole=whole)
     except SourceMissingError:
-        folder = (uploads.info_directory / stem).is_dir()
+        folder = _is_folder(uploads.info_directory / stem)
         return Look(stem, Outcome.FOLDER if folder else Outcome.GONE)
     except SourceUnsafeError as error:
         # Symlinks, FIFOs and the like in place of the .info itself.
@@ -304,6 +304,14 @@ def _is_no_news(seen: Seen, received: int, *, whole: bool) -> bool:
     if seen.size is not None and received >= seen.size and received != seen.received:
         return False
     return not whole or received == seen.received
+
+
+def _is_folder(path: Path) -> bool:
+    # Step by step a name may be longer than the kernel takes at once; then it is none of ours.
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
 
 
 def _is_data(uploads: Uploads, info_path: str) -> bool:

@@ -27,6 +27,8 @@ _CIPHER: Final = b"chacha20_poly1305"
 _NO: Final = b"none"
 _SALT: Final = 16
 _MAX_ROUNDS: Final = 10_000_000
+_MAX_BCRYPT: Final = 1000
+"""A round takes about 10 ms; crypt4gh makes keys with 100."""
 _LENGTH = struct.Struct(">H")
 _ROUNDS = struct.Struct(">I")
 
@@ -150,6 +152,8 @@ def _scrypt(passphrase: bytes, salt: bytes) -> bytes:
 
 
 def _bcrypt(passphrase: bytes, salt: bytes, rounds: int) -> bytes:
+    if not passphrase or rounds > _MAX_BCRYPT:
+        raise EnvelopeError(f"a passphrase is missing, or bcrypt is asked for {rounds} rounds")
     try:
         import bcrypt  # noqa: PLC0415 - optional, for a few old keys only
     except ImportError:
