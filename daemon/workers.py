@@ -34,6 +34,9 @@ CANCEL_TIMEOUT: Final = 30.0
 HEALTHY_AFTER: Final = 10.0
 """Seconds; one that ends sooner is started again only after a pause."""
 LONGEST_PAUSE: Final = 30.0
+NICENESS: Final = 5
+"""Of the processes, above ours: what they could use a core for never makes a client wait, who asks
+pre-create and the tus server for an answer."""
 
 _SECRET: Final = ("DROPOFF_", "WEBHOOK_URL", "CREDENTIALS_DIRECTORY")
 
@@ -182,6 +185,7 @@ class _Worker:
             except BaseException:
                 ours.close()
                 raise
+        _make_nice(process.pid)
         return cls(process, order_channel(ours))
 
     async def do(self, job: Job, source: int | None) -> Result:
@@ -248,6 +252,13 @@ class _Worker:
     def _kill(self) -> None:
         with contextlib.suppress(ProcessLookupError):
             self._process.kill()
+
+
+def _make_nice(pid: int) -> None:
+    # One that is starting has one thread, and all others come from it.
+    with contextlib.suppress(ProcessLookupError):
+        own = os.getpriority(os.PRIO_PROCESS, 0)
+        os.setpriority(os.PRIO_PROCESS, pid, min(19, own + NICENESS))
 
 
 def _environment(ours: Mapping[str, str]) -> dict[str, str]:
