@@ -255,8 +255,9 @@ class _Worker:
 
 
 def _make_nice(pid: int) -> None:
-    # One that is starting has one thread, and all others come from it.
-    with contextlib.suppress(ProcessLookupError):
+    # One that is starting has one thread, and all others come from it. A sandbox may forbid this:
+    # then workers have the daemon's own niceness.
+    with contextlib.suppress(OSError):
         own = os.getpriority(os.PRIO_PROCESS, 0)
         os.setpriority(os.PRIO_PROCESS, pid, min(19, own + NICENESS))
 
