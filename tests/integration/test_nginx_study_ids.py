@@ -35,17 +35,6 @@ def settings(tmp_path: Path) -> Settings:
 
 
 @pytest.fixture
-def broker() -> PlayedBroker:
-    return PlayedBroker()
-
-
-@pytest.fixture
-async def journal(settings: Settings) -> AsyncIterator[SqliteJournal]:
-    async with await SqliteJournal.open(settings.state) as opened:
-        yield opened
-
-
-@pytest.fixture
 async def intake(
     settings: Settings, broker: PlayedBroker, journal: SqliteJournal
 ) -> AsyncIterator[Intake]:

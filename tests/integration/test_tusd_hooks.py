@@ -1,4 +1,4 @@
-"""Real tusd, both versions, asks by the installed scripts whether an upload may be."""
+"""Real tusd 2 asks by the installed scripts whether an upload may be; the scripts by themselves."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import socket
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
-import msgspec
 import pytest
 
 from daemon.cli.install import hooks
@@ -24,11 +23,10 @@ from tests.peers.intake import (
     Recorded,
     running,
     settings_in,
-    until,
     until_uploads,
 )
 from tests.peers.tus_client import RefusedError, TusClient
-from tests.peers.tusd import Tusd, Version, free_port
+from tests.peers.tusd import Tusd
 
 CLIENTS = [
     pytest.param(Path(found), id=name)
@@ -41,22 +39,6 @@ METADATA = {"filename": "a b.txt", "study": STUDY.upper()}
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     return settings_in(tmp_path, timeout=2.0)
-
-
-@pytest.fixture
-def broker() -> PlayedBroker:
-    return PlayedBroker()
-
-
-@pytest.fixture
-def metrics() -> Recorded:
-    return Recorded()
-
-
-@pytest.fixture
-async def journal(settings: Settings) -> AsyncIterator[SqliteJournal]:
-    async with await SqliteJournal.open(settings.state) as opened:
-        yield opened
 
 
 @pytest.fixture
@@ -93,13 +75,6 @@ async def run(hook: Path, *arguments: str, stdin: bytes = b"") -> tuple[int | No
 def tusd2(request: pytest.FixtureRequest, settings: Settings, tmp_path: Path) -> Tusd:
     return Tusd(
         settings.uploads.directory, scripts(settings, tmp_path / "hooks", "tusd", request.param)
-    )
-
-
-@pytest.fixture
-def tusd1(settings: Settings, tmp_path: Path) -> Tusd:
-    return Tusd(
-        settings.uploads.directory, scripts(settings, tmp_path / "hooks", "tusd1"), version=1
     )
 
 
@@ -211,61 +186,6 @@ async def test_the_whole_of_a_concatenation_is_announced_and_no_part(
     assert [announcing.size for announcing in broker.announced] == [11]
 
 
-@pytest.mark.usefixtures("server")
-async def test_tusd_1_lets_through_what_may_be(tusd1: Tusd, broker: PlayedBroker) -> None:
-    with tusd1:
-        async with TusClient(tusd1.url) as client:
-            await client.send(b"hello", METADATA)
-    assert [announcing.size for announcing in broker.announced] == [5]
-
-
-@pytest.mark.usefixtures("server")
-async def test_tusd_1_gives_the_client_the_words_of_a_refusal(
-    tusd1: Tusd, settings: Settings, broker: PlayedBroker
-) -> None:
-    broker.error = StudyRefusedError("the study is closed", 410)
-    with tusd1:
-        async with TusClient(tusd1.url) as client:
-            with pytest.raises(RefusedError) as refused:
-                await client.create(5, METADATA)
-    assert "the study is closed\n" in refused.value.text
-    assert received(settings) == []
-
-
-async def test_tusd_1_without_the_daemon_refuses_every_upload(
-    tusd1: Tusd, settings: Settings
-) -> None:
-    with tusd1:
-        async with TusClient(tusd1.url) as client:
-            with pytest.raises(RefusedError) as refused:
-                await client.create(5, METADATA)
-    assert "upload service unavailable, try again later" in refused.value.text
-    assert received(settings) == []
-
-
-@pytest.mark.parametrize("version", ["tusd", "tusd1"])
-@pytest.mark.usefixtures("server")
-async def test_the_other_hooks_reach_the_spool_and_are_taken_from_it(
-    settings: Settings, journal: SqliteJournal, tmp_path: Path, version: str, metrics: Recorded
-) -> None:
-    directory = scripts(settings, tmp_path / "hooks", version)
-    tusd = Tusd(settings.uploads.directory, directory, version=2 if version == "tusd" else 1)
-    async with running(Intake(settings, journal, metrics)):
-        with tusd:
-            async with TusClient(tusd.url) as client:
-                await client.send(b"hello", METADATA)
-                upload = await client.create(5, METADATA)
-                await client.terminate(upload)
-            seen = {"post-create", "post-finish", "post-terminate"}
-            await until(
-                lambda: seen <= {str(line["hook"]) for line in metrics.of("hook")},
-                "all hooks are taken",
-            )
-        await until_uploads(journal, lambda found: len(found) == 1)
-    assert sorted(path.name for path in settings.spool.iterdir()) == ["failed", "new", "tmp"]
-    assert list(settings.spool.glob("*/*")) == []
-
-
 async def test_the_post_script_never_fails_an_upload(settings: Settings, tmp_path: Path) -> None:
     directory = scripts(settings, tmp_path / "hooks", "tusd")
     assert await run(directory / "pre-finish", stdin=b"{}") == (0, b"", b"")
@@ -311,32 +231,6 @@ async def test_a_dead_daemons_socket_is_replaced_and_a_living_ones_not(
             await second.start()
         assert settings.hooks.socket.exists()
     assert not settings.hooks.socket.exists()
-
-
-@pytest.mark.parametrize("version", [1, 2])
-async def test_hooks_come_over_http_as_well(
-    settings: Settings,
-    broker: PlayedBroker,
-    journal: SqliteJournal,
-    version: Version,
-) -> None:
-    port = free_port()
-    listening = msgspec.structs.replace(settings.hooks, listen=f"127.0.0.1:{port}")
-    settings = msgspec.structs.replace(settings, hooks=listening)
-    metrics = Recorded()
-    intake = Intake(settings, journal, metrics)
-    options = ["-hooks-http", f"http://127.0.0.1:{port}/hooks"]
-    tusd = Tusd(settings.uploads.directory, version=version, options=options)
-    async with HookServer(settings, broker, journal, metrics, lookout=intake):
-        with tusd:
-            async with TusClient(tusd.url) as client:
-                tus_id = await client.send(b"hello", METADATA)
-                (upload,) = await until_uploads(journal, lambda found: len(found) == 1)
-                assert (upload.tus_id, upload.api_id) == (tus_id, "api-1")
-                broker.error = StudyRefusedError("the study is closed", 410)
-                with pytest.raises(RefusedError) as refused:
-                    await client.create(5, METADATA)
-    assert (refused.value.status, refused.value.text.strip()) == (410, "the study is closed")
 
 
 @pytest.mark.usefixtures("server")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,6 @@ from tests.peers.intake import (
     STUDY,
     Recorded,
     running,
-    settings_in,
     until,
     until_uploads,
     uploads_of,
@@ -27,17 +25,6 @@ from tests.peers.tusd import Tusd, Version
 
 METADATA = {"filename": "a.txt", "study": STUDY}
 VERSIONS = pytest.mark.parametrize("version", [1, 2])
-
-
-@pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    return settings_in(tmp_path)
-
-
-@pytest.fixture
-async def journal(settings: Settings) -> AsyncIterator[SqliteJournal]:
-    async with await SqliteJournal.open(settings.state) as opened:
-        yield opened
 
 
 def keeping_hooks(directory: Path, kept: Path) -> Path:
