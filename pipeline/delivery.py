@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Final
 
 from awscrt.checksums import combine_crc64nvme, crc64nvme
@@ -17,6 +17,11 @@ from pipeline.source import Source
 
 CHUNK: Final = BATCH * SEGMENT
 """Plaintext that is read and sealed at a time: 1 MiB, a third of a millisecond of work."""
+
+SEALING: Final = 28
+"""Bytes that sealing adds to a segment at most."""
+HEADER_ROOM: Final = 512 * 1024
+"""Bytes that are left in the longest part for the header: thousands of recipients."""
 
 S3_LIMITS: Final = Limits(min_part=5 * 1024 * 1024)
 """The strictest of all: parts that S3 takes suit every destination."""
@@ -32,10 +37,10 @@ def plan_parts(size: int, part_size: int, limits: Limits = S3_LIMITS) -> int:
     if not limits.parts:
         return 0
     wanted = max(part_size, limits.min_part, -(-size // limits.max_parts), 1)
-    planned = -(-wanted // SEGMENT) * SEGMENT
-    # Sealing adds 28 bytes to 64 KiB at most, and a header: a thousandth is more than that.
-    if planned + planned // 1000 > limits.max_part:
-        most = limits.max_part * limits.max_parts
+    longest = (limits.max_part - HEADER_ROOM) // (SEGMENT + SEALING) * SEGMENT
+    planned = min(-(-wanted // SEGMENT) * SEGMENT, longest)
+    if planned * limits.max_parts < size:
+        most = longest * limits.max_parts
         raise DestinationRefusedError(
             f"the upload has {size} bytes, the destination takes less than {most}"
         )
@@ -87,12 +92,20 @@ class SealedBody:
     """
 
     def __init__(
-        self, source: Source, seal: Seal, span: Span, *, digest: DigestName | None = None
+        self,
+        source: Source,
+        seal: Seal,
+        span: Span,
+        *,
+        digest: DigestName | None = None,
+        at_end: Callable[[], object] = lambda: None,
     ) -> None:
+        """``at_end`` is called once all was read, before the last bytes are given; may raise."""
         self._source = source
         self._seal = seal
         self._span = span
         self._digest_name = digest
+        self._at_end = at_end
         self._wants_md5 = False
         self._crc = 0
         self._md5: bytes | None = None
@@ -144,6 +157,7 @@ class SealedBody:
             if md5 is not None:
                 md5.update(view)
             if size == self.size:
+                self._at_end()
                 note()  # before the last bytes leave: who sends them may never ask for more
             yield view
         if size != self.size:

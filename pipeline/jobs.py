@@ -87,14 +87,19 @@ async def _part(job: m.Part, destination: Destination, source: Source) -> m.Part
 async def _whole(job: m.Whole, destination: Destination, source: Source) -> m.WholeStored:
     source.check_size(job.seal.size)
     before = source.identity()
-    body = SealedBody(source, job.seal, whole(job.seal), digest=job.digest)
+
+    def check() -> None:
+        if source.identity() != before:
+            raise SourceChangedError("the file was changed while it was read")
+
+    # Seen before the last byte is sent, a change leaves nothing that looks whole.
+    body = SealedBody(source, job.seal, whole(job.seal), digest=job.digest, at_end=check)
     content = None
     if job.destination.verify == "readback":
         content = SealedContent(job.seal, job.digest, lambda: body.plaintext_digest)
     stored = await destination.put(job.target, body, stale=job.stale, content=content)
     digest = body.plaintext_digest
-    if source.identity() != before:
-        raise SourceChangedError("the file was changed while it was read")
+    check()
     if not digest:
         # An earlier try had stored it already, so nothing was read this time.
         digest = await plaintext_digest(source, job.digest, job.seal.size)

@@ -24,6 +24,7 @@ from pipeline.errors import (
     DestinationError,
     DestinationRefusedError,
     DestinationUnreachableError,
+    DropoffError,
     ForgottenError,
     VerificationError,
 )
@@ -162,7 +163,7 @@ class SftpDestination:
             return await self._client.run(put)
         except DestinationUnreachableError:
             raise  # the next try makes it anew
-        except DestinationError:
+        except DropoffError:  # the source's, too
             with contextlib.suppress(DestinationError):
                 await self.abort(target, "")
             raise

@@ -27,6 +27,7 @@ from pipeline.errors import (
     DestinationError,
     DestinationRefusedError,
     DestinationUnreachableError,
+    DropoffError,
     ForgottenError,
     VerificationError,
 )
@@ -152,7 +153,7 @@ class WebDavDestination:
             return await self._verify_and_publish(target, expected, counted)
         except DestinationUnreachableError:
             raise  # the next try writes over it
-        except DestinationError:
+        except DropoffError:  # the source's, too
             with contextlib.suppress(DestinationError):
                 await self._client.delete(self._hidden(target))
             raise
@@ -224,16 +225,20 @@ class WebDavDestination:
         hidden, final = self._hidden(target), self._final(target)
         try:
             await self._client.move(hidden, final, overwrite=False, size=expected.size)
-        except (MissingError, DestinationUnreachableError) as error:
-            # Perhaps only the answer was lost: then it has gone from here, and is there.
-            left = await self._client.look(hidden)
-            standing = await self._client.look(final)
-            if left is not None or standing is None or standing.size != expected.size:
-                raise DestinationUnreachableError(
-                    f"the object could not be moved: {error.message}"
-                ) from error
         except StandsError:
             await self._settle(target, expected)
+        except DestinationError as error:
+            # Perhaps only the answer was lost: then it has gone from here, and is there. What a
+            # second try is told then differs (404, or rclone's 403).
+            left = await self._client.look(hidden)
+            standing = await self._client.look(final)
+            if left is None and standing is not None and standing.size == expected.size:
+                return
+            if not isinstance(error, MissingError | DestinationUnreachableError):
+                raise
+            raise DestinationUnreachableError(
+                f"the object could not be moved: {error.message}"
+            ) from error
 
     async def _settle(self, target: Target, expected: _Expected) -> None:
         """An object stands under the final name: ours and old, equal, or another's."""
@@ -243,6 +248,11 @@ class WebDavDestination:
             if not await self._same(target, standing, expected):
                 self._check_ours(target, standing)
             await self._client.delete(hidden)
+            return
+        if await self._client.look(hidden) is None:
+            # It was moved, and a second try, whose answer came through, met it there.
+            if standing is None or not await self._same(target, standing, expected):
+                raise DestinationUnreachableError("the object is gone before it got its name")
             return
         await self._client.move(hidden, final, overwrite=True, size=expected.size)
 

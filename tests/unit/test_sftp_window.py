@@ -19,8 +19,8 @@ async def following() -> int:
 
 async def test_a_request_that_waited_behind_one_that_failed_is_not_left_unmade() -> None:
     request = following()
-    async with _Window(1) as window:
-        await window.add(failing())
-        with pytest.raises(ConnectionResetError):
-            await window.add(request)
+    window = _Window(1)
+    await window.add(failing())
+    with pytest.raises(ConnectionResetError):
+        await window.add(request)
     assert inspect.getcoroutinestate(request) == inspect.CORO_CLOSED
