@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Literal
@@ -42,6 +43,7 @@ class ProbeBody:
 
     def __init__(self, data: bytes) -> None:
         self._data = data
+        self._wants_md5 = False
 
     @property
     def size(self) -> int:
@@ -55,11 +57,14 @@ class ProbeBody:
 
     @property
     def md5(self) -> bytes | None:
-        """Not worth it: what is written is read back."""
-        return None
+        """Of the bytes; None unless asked for before."""
+        if not self._wants_md5:
+            return None
+        return hashlib.md5(self._data, usedforsecurity=False).digest()
 
     def with_md5(self) -> None:
-        """Has no effect, see :attr:`md5`."""
+        """Ask for :attr:`md5`."""
+        self._wants_md5 = True
 
     async def __aiter__(self) -> AsyncIterator[memoryview]:
         """The bytes."""

@@ -53,6 +53,7 @@ class _Object(NamedTuple):
     crc64nvme: str
     owner: str
     opaque_etag: bool
+    tags: int
 
 
 class _Proved(NamedTuple):
@@ -166,7 +167,9 @@ class S3Destination:
         if standing is None:
             standing = await self._complete(target, reference, parts, proved)
         _check_ours(target, standing)
-        return await self._verified_or_removed(target, standing, proved)
+        stored = await self._verified_or_removed(target, standing, proved)
+        await self._tag(target, standing)
+        return stored
 
     async def put(
         self, target: Target, body: Body, *, stale: bool, content: Content | None = None
@@ -188,7 +191,9 @@ class S3Destination:
                 await self._client.call("delete_object", Key=target.name)
         standing = await self._put(target, data, proved)
         _check_ours(target, standing)
-        return await self._verified_or_removed(target, standing, proved)
+        stored = await self._verified_or_removed(target, standing, proved)
+        await self._tag(target, standing)
+        return stored
 
     async def find(self, target: Target) -> StoredObject | None:
         """Our finished object."""
@@ -252,6 +257,20 @@ class S3Destination:
                 raise
             return standing
         return await self._just_written(target)
+
+    async def _tag(self, target: Target, standing: _Object) -> None:
+        """Tag an object whose store took the tags with its creation and forgot them (Ceph 16).
+
+        One that may not be tagged afterwards has its tags all the same, where they can't be seen.
+        """
+        spec = self._client.spec
+        if not spec.tags or standing.tags:
+            return
+        tags = [
+            {"Key": name, "Value": s3_options.filled(value, target)} for name, value in spec.tags
+        ]
+        with contextlib.suppress(DestinationRefusedError):
+            await self._client.call("put_object_tagging", Key=target.name, Tagging={"TagSet": tags})
 
     async def _just_written(self, target: Target) -> _Object:
         standing = await self._look(target)
@@ -373,4 +392,5 @@ def _object(answer: Mapping[str, Any]) -> _Object:
         owner=metadata.get(OWNER, ""),
         opaque_etag=str(answer.get("ServerSideEncryption") or "").startswith("aws:kms")
         or bool(answer.get("SSECustomerAlgorithm")),
+        tags=int(answer.get("TagCount") or 0),
     )

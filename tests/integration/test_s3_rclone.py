@@ -13,8 +13,9 @@ import pytest
 import pytest_asyncio
 
 from daemon.workers import WorkerPool
+from pipeline.destinations.probe import probed
 from pipeline.errors import DestinationRefusedError
-from pipeline.messages import DestinationSpec, VerifyMode
+from pipeline.messages import DestinationSpec, Traits, VerifyMode
 from tests.peers.deliveries import MIB, Drop, decrypted, file_of
 from tests.peers.rclone_s3 import RcloneS3
 from tests.peers.seaweedfs import s3_client
@@ -141,3 +142,9 @@ async def test_held_parts_are_listed_and_proved(
     rest = [await drop.send(begun.reference, span) for span in drop.spans[1:]]
     await drop.finish(begun.reference, [first, *rest])
     assert decrypted(stored(server, drop)) == data
+
+
+async def test_a_probe_tells_that_the_store_heeds_no_condition(spec: DestinationSpec) -> None:
+    found = await probed(spec, uuid.uuid4().hex)
+    assert found.proof == "md5"
+    assert found.traits == Traits(counts=False, conditional=False)

@@ -96,10 +96,6 @@ class Between:
         """Take a header out of every such answer."""
         self._strips.append((meets, header))
 
-    def those(self, meets: str, query: str = "") -> list[Seen]:
-        """The requests of a method that came in, with that in their query."""
-        return [seen for seen in self.seen if seen.method == meets and (query or "") in seen.query]
-
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         self.seen.append(
             Seen(

@@ -1,0 +1,263 @@
+"""What is asked of S3 stores for each object: lock, tags, class, encryption."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from datetime import UTC, datetime, timedelta
+
+import msgspec
+import pytest
+from botocore.exceptions import ClientError
+
+from pipeline.destinations.base import PartPlace
+from pipeline.destinations.looking import look
+from pipeline.destinations.probe import probed
+from pipeline.destinations.reading import opened
+from pipeline.destinations.s3 import S3Destination
+from pipeline.errors import DestinationRefusedError
+from pipeline.messages import DestinationSpec, StoredObject, Target
+from tests.peers.deliveries import MIB, BytesBody
+from tests.peers.s3_between import COMPLETE, CREATE, GET, HEAD, PARTS, PUT, Between, operation
+from tests.peers.seaweedfs import Weed
+
+pytestmark = pytest.mark.peers
+
+PIECES = [os.urandom(5 * MIB), os.urandom(100)]
+KEY = bytes(range(32))
+CUSTOMER = "x-amz-server-side-encryption-customer-"
+CUSTOMER_HEADERS = {
+    f"{CUSTOMER}algorithm": "AES256",
+    f"{CUSTOMER}key": base64.b64encode(KEY).decode(),
+    f"{CUSTOMER}key-MD5": base64.b64encode(hashlib.md5(KEY).digest()).decode(),  # noqa: S324  # S3's own
+}
+
+
+@pytest.fixture(scope="module")
+def weed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Weed]:
+    with Weed(tmp_path_factory.mktemp("weed")) as server:
+        server.make_bucket("store")
+        server.client().create_bucket(Bucket="locked", ObjectLockEnabledForBucket=True)
+        yield server
+
+
+@pytest.fixture
+def spec(weed: Weed) -> DestinationSpec:
+    return DestinationSpec(
+        name="store",
+        type="s3",
+        endpoint=weed.endpoint,
+        bucket="locked",
+        access_key=weed.access_key,
+        secret_key=weed.secret_key,
+    )
+
+
+@pytest.fixture
+def target() -> Target:
+    upload = str(uuid.uuid4())
+    size = sum(map(len, PIECES))
+    return Target(upload=upload, name=f"{upload}/x", size=size, study="a study")
+
+
+async def deliver(spec: DestinationSpec, target: Target) -> StoredObject:
+    store = S3Destination(spec)
+    try:
+        reference = await store.begin(target, stale=False)
+        parts = [
+            await store.put_part(
+                target, reference, PartPlace(number=n, offset=0, size=len(piece)), BytesBody(piece)
+            )
+            for n, piece in enumerate(PIECES, 1)
+        ]
+        return await store.finish(target, reference, parts)
+    finally:
+        await store.aclose()
+
+
+async def deliver_whole(spec: DestinationSpec, target: Target) -> StoredObject:
+    store = S3Destination(spec)
+    try:
+        return await store.put(target, BytesBody(b"".join(PIECES)), stale=False)
+    finally:
+        await store.aclose()
+
+
+Way = Callable[[DestinationSpec, Target], Awaitable[StoredObject]]
+WAYS = pytest.mark.parametrize("way", [deliver, deliver_whole], ids=["parts", "whole"])
+
+
+@WAYS
+async def test_what_is_locked_cannot_be_deleted(
+    way: Way, spec: DestinationSpec, target: Target, weed: Weed
+) -> None:
+    spec = msgspec.structs.replace(spec, lock_mode="COMPLIANCE", lock_days=2)
+    stored = await way(spec, target)
+    assert stored.verified == "checksum"
+    client = weed.client()
+    found = client.head_object(Bucket="locked", Key=target.name)
+    assert found["ObjectLockMode"] == "COMPLIANCE"
+    left = found["ObjectLockRetainUntilDate"] - datetime.now(UTC)
+    assert timedelta(days=1, hours=23) < left < timedelta(days=2)
+    with pytest.raises(ClientError, match="AccessDenied"):
+        client.delete_object(Bucket="locked", Key=target.name, VersionId=found["VersionId"])
+
+
+@WAYS
+async def test_tags_have_their_placeholders_filled_in(
+    way: Way, spec: DestinationSpec, target: Target, weed: Weed
+) -> None:
+    tags = (("project", "a & b = c"), ("from", "{study}/{upload}"))
+    await way(msgspec.structs.replace(spec, bucket="store", tags=tags), target)
+    found = weed.client().get_object_tagging(Bucket="store", Key=target.name)["TagSet"]
+    assert {tag["Key"]: tag["Value"] for tag in found} == {
+        "project": "a & b = c",
+        "from": f"a study/{target.upload}",
+    }
+
+
+async def test_a_bucket_without_locks_is_refused_or_found_out_by_the_probe(
+    spec: DestinationSpec,
+) -> None:
+    spec = msgspec.structs.replace(spec, bucket="store", lock_mode="GOVERNANCE", lock_days=1)
+    with pytest.raises(DestinationRefusedError):
+        await probed(spec, uuid.uuid4().hex)
+
+
+async def test_a_probe_leaves_nothing_where_objects_are_locked(
+    spec: DestinationSpec, weed: Weed
+) -> None:
+    token = uuid.uuid4().hex
+    locked = msgspec.structs.replace(spec, lock_mode="COMPLIANCE", lock_days=9, legal_hold=True)
+    found = await probed(locked, token)
+    assert (found.left_out, found.proof) == ([], "crc64nvme")
+    versions = weed.client().list_object_versions(
+        Bucket="locked", Prefix=f".dropoffd-check-{token}"
+    )
+    assert not versions.get("Versions")
+
+
+async def test_a_probe_tells_what_the_store_can_do(spec: DestinationSpec) -> None:
+    found = await probed(msgspec.structs.replace(spec, bucket="store"), uuid.uuid4().hex)
+    assert found.proof == "crc64nvme"
+    assert found.traits is not None
+    assert (found.traits.counts, found.traits.conditional) == (True, True)
+
+
+# A store that only writes down what it is asked -----------------------------------------------
+
+
+@pytest.fixture
+async def fake(target: Target) -> AsyncIterator[Between]:
+    async with Between() as server:
+        server.answer(HEAD, 404)
+        server.answer(CREATE, 200, "<R><UploadId>u1</UploadId></R>", times=2)
+        server.answer(operation("DELETE"), 204, times=10)
+        server.answer(PARTS, 200, headers={"ETag": '"part"'}, times=2)
+        server.answer(PUT, 200, headers={"ETag": '"whole"'})
+        server.answer(COMPLETE, 200, "<R><ETag>whole</ETag></R>")
+        about = {
+            "x-amz-meta-dropoffd-upload": target.upload,
+            "x-amz-tagging-count": "1",
+            "ETag": '"whole"',
+        }
+        body = "x" * target.size
+        server.answer(HEAD, 200, body, times=10, headers=about)
+        server.answer(lambda request: "Range" in request.headers, 206, body, times=10)
+        server.answer(GET, 200, body, times=10)
+        yield server
+
+
+@pytest.fixture
+def asking(fake: Between) -> DestinationSpec:
+    return DestinationSpec(
+        name="fake",
+        type="s3",
+        endpoint=fake.url,
+        bucket="store",
+        verify="size",
+        access_key="key",
+        secret_key="secret",
+    )
+
+
+def headers_of(fake: Between, method: str, query: str) -> list[dict[str, str]]:
+    return [
+        {name.lower(): value for name, value in seen.headers.items()}
+        for seen in fake.seen
+        if seen.method == method and (not query or query in seen.query)
+    ]
+
+
+def has(found: dict[str, str], wanted: dict[str, str]) -> bool:
+    return all(found.get(name.lower()) == value for name, value in wanted.items())
+
+
+@pytest.mark.parametrize(
+    ("asked", "wanted"),
+    [
+        ({"sse": "sse-s3"}, {"x-amz-server-side-encryption": "AES256"}),
+        (
+            {"sse": "sse-kms", "sse_kms_key": "the-key"},
+            {
+                "x-amz-server-side-encryption": "aws:kms",
+                "x-amz-server-side-encryption-aws-kms-key-id": "the-key",
+            },
+        ),
+        ({"storage_class": "STANDARD_IA"}, {"x-amz-storage-class": "STANDARD_IA"}),
+        ({"legal_hold": True}, {"x-amz-object-lock-legal-hold": "ON"}),
+        ({"lock_mode": "GOVERNANCE", "lock_days": 1}, {"x-amz-object-lock-mode": "GOVERNANCE"}),
+        ({"tags": (("a", "{upload}"),)}, {"x-amz-tagging": "a={upload}"}),
+    ],
+    ids=["sse-s3", "sse-kms", "class", "hold", "lock", "tags"],
+)
+@WAYS
+async def test_what_is_asked_for_goes_with_the_request_that_creates_the_object(
+    way: Way,
+    asked: dict[str, object],
+    wanted: dict[str, str],
+    fake: Between,
+    asking: DestinationSpec,
+    target: Target,
+) -> None:
+    wanted = {name: value.format(upload=target.upload) for name, value in wanted.items()}
+    await way(msgspec.structs.replace(asking, **asked), target)
+    created = headers_of(fake, "POST", "uploads") if way is deliver else headers_of(fake, "PUT", "")
+    assert created
+    for found in created:
+        assert has(found, wanted)
+    for method, query in (("PUT", "partNumber"), ("POST", "uploadId"), ("HEAD", "")):
+        for found in headers_of(fake, method, query) if way is deliver else []:
+            assert not any(name.lower() in found for name in wanted)
+
+
+@WAYS
+async def test_a_customers_key_goes_with_everything_that_touches_the_object(
+    way: Way, fake: Between, asking: DestinationSpec, target: Target
+) -> None:
+    spec = msgspec.structs.replace(
+        asking, sse="sse-c", sse_c_key=CUSTOMER_HEADERS[f"{CUSTOMER}key"]
+    )
+    await way(spec, target)
+    await look(spec, target.name, read=True)
+    async with opened(spec, target.name) as stored:
+        async for _ in stored.read(0, stored.size):
+            break
+    touching = [seen for seen in fake.seen if seen.method != "DELETE"]
+    assert {seen.method for seen in touching} >= {"HEAD", "PUT", "GET"}
+    for seen in touching:
+        found = {name.lower(): value for name, value in seen.headers.items()}
+        assert has(found, CUSTOMER_HEADERS), seen.method
+        assert CUSTOMER_HEADERS[f"{CUSTOMER}key"] not in str(seen.query)
+
+
+async def test_locked_parts_carry_their_checksum(
+    fake: Between, asking: DestinationSpec, target: Target
+) -> None:
+    await deliver(msgspec.structs.replace(asking, legal_hold=True), target)
+    sent = [found.get("content-md5") for found in headers_of(fake, "PUT", "partNumber")]
+    digests = [hashlib.md5(piece).digest() for piece in PIECES]  # noqa: S324  # S3's own
+    assert sent == [base64.b64encode(digest).decode() for digest in digests]
