@@ -18,6 +18,7 @@ from pamqp.commands import Basic
 from daemon.backoff import Backoff
 from daemon.checks.amqp import broker as check_broker
 from daemon.checks.findings import Status
+from daemon.cli.install_amqp import RUSTUS_ENVIRONMENT, environment
 from daemon.errors import StateFullError
 from daemon.intake.amqp import AmqpHooks
 from daemon.intake.amqp_topology import queues
@@ -26,6 +27,7 @@ from daemon.settings import Amqp
 from tests.peers.certificates import self_signed
 from tests.peers.intake import Recorded, until
 from tests.peers.rabbitmq import PASSWORD, USER, RabbitMq, silent_broker
+from tests.peers.rustus import Rustus
 
 pytestmark = pytest.mark.peers
 
@@ -137,15 +139,18 @@ async def in_queues(rabbit: RabbitMq, amqp: Amqp) -> int:
     return sum([await rabbit.waiting(name) or 0 for name in queues(amqp)])
 
 
-async def declare_like_rustus(rabbit: RabbitMq, amqp: Amqp, *, durable: bool) -> None:
-    """The declarations of rustus 0.5.10, in its order. Raises where they clash."""
-    async with rabbit.channel() as channel:
-        await channel.exchange_declare(
-            exchange=amqp.exchange, exchange_type=amqp.exchange_kind, durable=durable
-        )
-        for name in queues(amqp):
-            await channel.queue_declare(name, durable=durable)
-            await channel.queue_bind(name, exchange=amqp.exchange, routing_key=name)
+async def declare_as_rustus(
+    tmp_path: Path, rabbit: RabbitMq, amqp: Amqp, *, durable: bool | None = None
+) -> None:
+    """Have the real one declare what `dropoffd install` tells it to. Raises where that clashes."""
+    (tmp_path / RUSTUS_ENVIRONMENT).write_text(environment(amqp))
+    lines = (tmp_path / RUSTUS_ENVIRONMENT).read_text().splitlines()
+    told = {"RUSTUS_HOOKS_AMQP_URL": rabbit.full_url}
+    for name, _, value in (line.partition("=") for line in lines if not line.startswith("#")):
+        if durable is None or "DURABLE" not in name:
+            told[name] = value.strip("'")
+    with Rustus(tmp_path / "rustus", environment=told):
+        pass  # it listens once everything is declared
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -178,28 +183,31 @@ async def test_without_an_exchange_the_queues_names_do(
 @pytest.mark.parametrize("durable", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
 async def test_rustus_can_declare_first_or_later(
-    rabbit: RabbitMq, amqp: Amqp, lookout: Lookout, kind: str, *, durable: bool
+    rabbit: RabbitMq, amqp: Amqp, lookout: Lookout, tmp_path: Path, kind: str, *, durable: bool
 ) -> None:
     first = msgspec.structs.replace(
         amqp, exchange_kind=kind, durable_exchange=durable, durable_queues=durable
     )
-    later = msgspec.structs.replace(first, exchange=f"{amqp.exchange} 2", queues_prefix="later")
-    await declare_like_rustus(rabbit, first, durable=durable)
+    later = msgspec.structs.replace(first, exchange="later", queues_prefix=f"{kind}{durable}")
+    await declare_as_rustus(tmp_path, rabbit, first)
     for each in (first, later):
         async with listening(each, lookout):
-            await declare_like_rustus(rabbit, each, durable=durable)
+            if each is later:
+                await declare_as_rustus(tmp_path, rabbit, each)
             await publish(rabbit, each, message(each.exchange))
-            await until(lambda name=each.exchange: name in lookout.checked, "it is taken")  # type: ignore[misc]
+            await until(lambda: len(lookout.checked) > 0, "it is taken")
+            assert {found.status for found in await check_broker(each)} == {Status.OK}
+        assert set(lookout.checked) == {each.exchange}
+        lookout.checked.clear()
     async with rabbit.channel() as channel:
-        for name in (*queues(later), "later.failed"):
-            await channel.queue_delete(name)
+        await channel.exchange_delete("later")
 
 
 async def test_what_rustus_declared_otherwise_is_used_as_it_is(
-    rabbit: RabbitMq, amqp: Amqp, lookout: Lookout
+    rabbit: RabbitMq, amqp: Amqp, lookout: Lookout, tmp_path: Path
 ) -> None:
     theirs = msgspec.structs.replace(amqp, exchange_kind="direct")
-    await declare_like_rustus(rabbit, theirs, durable=False)
+    await declare_as_rustus(tmp_path, rabbit, theirs, durable=False)
     _, found = await check_broker(amqp)
     assert (found.status, "other attributes" in found.message) == (Status.WARNING, True)
     async with listening(amqp, lookout):
@@ -328,24 +336,21 @@ async def test_a_queue_that_was_taken_away_is_made_again(
         await until(lambda: lookout.checked == ["a"], "it is taken")
 
 
-async def test_a_broker_that_comes_and_goes_is_listened_to_again(
-    tmp_path: Path, amqp: Amqp, lookout: Lookout
+async def test_a_broker_that_says_farewell_and_comes_back_is_listened_to_again(
+    rabbit: RabbitMq, amqp: Amqp, lookout: Lookout
 ) -> None:
-    broker = RabbitMq(tmp_path / "rabbit")
-    amqp = msgspec.structs.replace(amqp, port=broker.port)
-    async with listening(amqp, lookout, wait=False) as hooks:
-        await until(lambda: hooks.problem is not None, "it is away")
-        assert hooks.problem == f"broker 127.0.0.1:{broker.port}: Connection refused"
+    async with listening(amqp, lookout) as hooks:
         try:
-            for end in (broker.stop, broker.kill):
-                await asyncio.to_thread(broker.start)
-                await until(lambda: hooks.connected, "hooks are listened to", 30)
-                await publish(broker, amqp, message(end.__name__))
-                await until(lambda: end.__name__ in lookout.checked, "it is taken")  # noqa: B023 - at once
-                await asyncio.to_thread(end)
-                await until(lambda: not hooks.connected, "the end is noticed")
+            await asyncio.to_thread(rabbit.stop)
+            await until(lambda: not hooks.connected, "the end is noticed")
+            refused = f"broker 127.0.0.1:{rabbit.port}: Connection refused"
+            await until(lambda: hooks.problem == refused, "it is away")
         finally:
-            await asyncio.to_thread(broker.kill)
+            rabbit.start()  # in this thread: it ends with the one that started it
+        await until(lambda: hooks.connected, "hooks are listened to", 30)
+        assert hooks.problem is None
+        await publish(rabbit, amqp, message("a"))
+        await until(lambda: lookout.checked == ["a"], "it is taken")
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ PEERS = {
     "hawk": "installed",
     "tus_js": "installed",
     "age_vectors": "installed",
+    "rabbitmq": "installed",
 }
 """Modules beside this one, and the function in each that builds what isn't in the cache yet."""
 

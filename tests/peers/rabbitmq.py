@@ -39,7 +39,8 @@ disk_free_limit.absolute = 1MB
 class RabbitMq:
     """A broker on free ports of the loopback; use it as a context manager.
 
-    Its Erlang port mapper is our own, too, so nothing outlives it.
+    Its Erlang port mapper is our own, too, so nothing outlives it. Made and left in the main
+    thread: the kernel ends it with the thread that started it.
 
     Args:
         directory: Gets its configuration, data and log.

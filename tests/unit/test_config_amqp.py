@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -107,7 +109,10 @@ def test_celery_is_true_false_or_auto(loads: Loads, text: str, *, celery: bool |
         (URL + 'exchnge = "x"', "hooks.amqp.exchnge: unknown key; did you mean exchange?"),
         (URL + 'ca_file = "x"', "hooks.amqp.ca_file: unknown key; did you mean ca_bundle?"),
         (URL + 'ca_bundle = "x"', "hooks.amqp.ca_bundle: not used by amqp://"),
-        (URL.replace("amqp", "amqps") + 'ca_bundle = "x"', "no such file, expected CA certificates"),
+        (
+            URL.replace("amqp", "amqps") + 'ca_bundle = "x"',
+            "no such file, expected CA certificates",
+        ),
         (URL + 'queues_prefix = ""', "hooks.amqp.queues_prefix: empty"),
         (URL + 'queues_prefix = "amq.x"', "hooks.amqp.queues_prefix: begins with amq."),
         (URL + 'routing_key = "amq.x"', "hooks.amqp.routing_key: begins with amq."),
@@ -160,3 +165,16 @@ def test_the_projects_example_is_read(loads: Loads) -> None:
         assert getattr(found, field) == getattr(plain, field)
     assert found.durable_exchange
     assert found.durable_queues
+
+
+def test_the_library_is_not_imported_unless_a_broker_is_configured(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text("[hooks]\n")
+    program = (
+        "import sys, daemon.service, daemon.checks.all, daemon.cli.install, daemon.config\n"
+        "from pathlib import Path\n"
+        "settings = daemon.config.load(Path(sys.argv[1]), {})\n"
+        "daemon.checks.all.checks_for(settings, None)\n"
+        "daemon.service.Intake(settings, None, None)\n"
+        "assert 'aiormq' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", program, str(tmp_path / "config.toml")], check=True)
