@@ -8,18 +8,22 @@ import os
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import msgspec
 import pytest
 from botocore.exceptions import ClientError
 
+from daemon.checks import remote
+from daemon.settings import Destination
+from daemon.stores import StoreMemory
 from pipeline.destinations.base import PartPlace
 from pipeline.destinations.looking import look
 from pipeline.destinations.probe import probed
 from pipeline.destinations.reading import opened
 from pipeline.destinations.s3 import S3Destination
 from pipeline.errors import DestinationRefusedError
-from pipeline.messages import DestinationSpec, StoredObject, Target
+from pipeline.messages import DestinationSpec, StoredObject, Target, Traits
 from tests.peers.deliveries import MIB, BytesBody
 from tests.peers.s3_between import COMPLETE, CREATE, GET, HEAD, PARTS, PUT, Between, operation
 from tests.peers.seaweedfs import Weed
@@ -147,6 +151,33 @@ async def test_a_probe_tells_what_the_store_can_do(spec: DestinationSpec) -> Non
     assert (found.traits.counts, found.traits.conditional) == (True, True)
 
 
+async def test_check_shows_the_proof_and_the_daemon_needs_no_try_of_its_own(
+    spec: DestinationSpec, target: Target, weed: Weed, tmp_path: Path
+) -> None:
+    spec = msgspec.structs.replace(spec, bucket="store")
+    found = await remote.destination(
+        "store", Destination(spec=spec), StoreMemory(tmp_path, lambda: 1.0)
+    )
+    assert [finding.message for finding in found] == [
+        (
+            "written, read back, deleted; proof: CRC-64/NVME that the store counts; "
+            "conditional writes: yes"
+        )
+    ]
+    remembered = StoreMemory(tmp_path, lambda: 2.0)
+    await remembered.load()
+    traits = remembered.known(spec)
+    assert traits == Traits(counts=True, conditional=True)
+    async with Between(weed.endpoint) as between:
+        store = S3Destination(msgspec.structs.replace(spec, endpoint=between.url))
+        try:
+            store.remember(traits)
+            await store.begin(target, stale=False)
+        finally:
+            await store.aclose()
+    assert [seen.method for seen in between.seen] == ["HEAD", "POST"]
+
+
 # A store that only writes down what it is asked -----------------------------------------------
 
 
@@ -252,6 +283,16 @@ async def test_a_customers_key_goes_with_everything_that_touches_the_object(
         found = {name.lower(): value for name, value in seen.headers.items()}
         assert has(found, CUSTOMER_HEADERS), seen.method
         assert CUSTOMER_HEADERS[f"{CUSTOMER}key"] not in str(seen.query)
+
+
+async def test_tags_that_a_store_forgets_are_set_afterwards(
+    fake: Between, asking: DestinationSpec, target: Target
+) -> None:
+    fake.strip(HEAD, "x-amz-tagging-count")
+    tagging = operation("PUT", query="tagging")
+    fake.answer(tagging, 200)
+    await deliver(msgspec.structs.replace(asking, tags=(("a", "{upload}"),)), target)
+    assert len(headers_of(fake, "PUT", "tagging")) == 1
 
 
 async def test_locked_parts_carry_their_checksum(

@@ -112,7 +112,11 @@ class Between:
             self._spoils.remove(spoil)
             self.spoiled += 1
             if spoil.make is not None:
-                return spoil.make()
+                made = spoil.make()
+                for meets, name in self._strips:
+                    if meets(request):
+                        made.headers.popall(name, None)
+                return made
         if not self._behind:
             return web.Response(status=500, text=ERROR.format("InternalError"))
         return await self._asked(request, body, lost=spoil is not None)
