@@ -6,8 +6,8 @@ on; in each lane studies take turns, and within a study its deliveries.
 
 The budget is never overdrawn, but for a job that is alone: where the budget is too small for one,
 jobs go one by one. From what is free a little is kept, so that neither small nor large jobs nor a
-single destination can take it all. A job that found no memory claims what becomes free next, and
-no destination gets more than one job past that claim.
+single destination can take it all. A job that found no memory, and whose destination has none of
+its kind under way, claims what becomes free next; no other gets more than one job past that claim.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from pipeline.errors import DestinationUnreachableError
 from pipeline.messages import DestinationSpec, Pace
 from pipeline.pacing import LANES
 
-SMALL_MOST: Final = costs.PART + 2 * 8 * 1024 * 1024
-"""The most memory that a small job takes."""
 KEPT: Final = 4
-"""Of the budget one in so many parts, at the most, is kept for small or large jobs each, and
-another one for destinations that have nothing under way."""
+"""Of the budget one in so many parts, at the most, is kept for a large job, and another one for
+destinations that have nothing under way,"""
+KEPT_SMALL: Final = 8
+"""and one in so many for small jobs: enough for most, and the largest can claim more."""
 PART_SECONDS: Final = 30.0
 """Seconds that a part should take at the most where a rate is set: fewer at once then."""
 REMEMBERED: Final = 64
@@ -96,7 +96,7 @@ class Slots:
     @property
     def most(self) -> int:
         """How many parts can be under way to one destination."""
-        kept = min(SMALL_MOST, self._memory // KEPT)
+        kept = self._memory // KEPT_SMALL
         # No limit ever learns its way up there, but nothing here is without an end.
         return max(1, min(256, (self._memory - kept) // costs.PART))
 
@@ -282,7 +282,8 @@ class Slots:
                 return False
         if ticket.memory <= self._memory - self._used - self._kept(station, ticket):
             return True
-        if claim is None:
+        # One that has such jobs under way already waits for them: they may hang, and it with them.
+        if claim is None and not station.flying[ticket.small]:
             self._claim = ticket
             self._passed.clear()
         return False
@@ -290,13 +291,15 @@ class Slots:
     def _kept(self, station: Station, ticket: Ticket) -> int:
         """Bytes that this job must leave to others."""
         most = self._memory // KEPT
-        others = sum(1 for s in self._stations.values() if s is not station and not s.memory) - (
-            not self._stations[HERE].memory and self._stations[HERE] is not station
-        )
-        for_idle = min(most, others * costs.PART)
+        for_idle = 0
+        if station.memory:
+            idle = [name for name, s in self._stations.items() if not s.memory and name != HERE]
+            for_idle = min(most, len(idle) * costs.PART)
         if any(s.flying[not ticket.small] for s in self._stations.values()):
             return for_idle
-        return for_idle + min(most, costs.PART if ticket.small else SMALL_MOST)
+        if ticket.small:
+            return for_idle + min(most, costs.PART)
+        return for_idle + self._memory // KEPT_SMALL
 
     def _look_again(self, now: float) -> None:
         """Come back when the first of the destinations that are left alone may be used again."""

@@ -163,7 +163,7 @@ def test_a_destination_that_hangs_holds_up_nobody_else() -> None:
             async with asyncio.TaskGroup() as others:
                 for number in range(20):
                     others.create_task(do(slots, to(f"fine-{number % 4}"), log))
-            assert now() <= 1 + 20 / 4 + 1
+            assert now() <= 1 + 20 / 2  # at least two at once, as long as the other hangs
             for task in hanging:
                 task.cancel()
 
