@@ -71,7 +71,9 @@ async def test_hooks_thrice_and_in_any_order_make_each_upload_once(
     kept = tmp_path / "kept"
     directory = keeping_hooks(tmp_path / "hooks", kept)
     async with running(Intake(settings, journal, Recorded())):
-        with Tusd(settings.uploads.directory, directory, version=version) as tusd:
+        # One of each request: see STEADY.
+        options = ["-hooks-enabled-events", "post-create,post-finish"]
+        with Tusd(settings.uploads.directory, directory, version=version, options=options) as tusd:
             async with TusClient(tusd.url) as client:
                 sent = [await client.send(b"hello", METADATA) for _ in range(5)]
                 await until(lambda: len(whole(kept)) >= 10, "all hooks ran")
