@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from pipeline.messages import DestinationSpec
+from tests.peers.ceph import Ceph
 from tests.peers.rclone_s3 import RcloneS3
 from tests.peers.remote_stores import running
 from tests.peers.seaweedfs import Weed, s3_client
@@ -94,18 +95,9 @@ class Folder:
 
 @contextlib.asynccontextmanager
 async def seaweedfs(directory: Path) -> AsyncIterator[Place]:
-    with Weed(directory) as weed:
-        weed.make_bucket(BUCKET)
-        yield Bucket(
-            DestinationSpec(
-                name="seaweedfs",
-                type="s3",
-                endpoint=weed.endpoint,
-                bucket=BUCKET,
-                access_key=weed.access_key,
-                secret_key=weed.secret_key,
-            )
-        )
+    with Weed(directory) as server:
+        server.make_bucket(BUCKET)
+        yield _bucket("seaweedfs", server)
 
 
 @contextlib.asynccontextmanager
@@ -113,21 +105,32 @@ async def rclone_s3(directory: Path) -> AsyncIterator[Place]:
     server = RcloneS3(directory)
     server.make_bucket(BUCKET)
     with server:
-        yield Bucket(
-            DestinationSpec(
-                name="rclone-s3",
-                type="s3",
-                endpoint=server.endpoint,
-                bucket=BUCKET,
-                access_key=server.access_key,
-                secret_key=server.secret_key,
-            )
-        )
+        yield _bucket("rclone-s3", server)
+
+
+@contextlib.asynccontextmanager
+async def ceph(directory: Path) -> AsyncIterator[Place]:
+    with Ceph(directory) as server:
+        server.make_bucket(BUCKET)
+        yield _bucket("ceph", server)
 
 
 @contextlib.asynccontextmanager
 async def folder(directory: Path) -> AsyncIterator[Place]:
     yield Folder(DestinationSpec(name="folder", type="directory", directory=str(directory)))
+
+
+def _bucket(name: str, server: Weed | RcloneS3 | Ceph) -> Bucket:
+    return Bucket(
+        DestinationSpec(
+            name=name,
+            type="s3",
+            endpoint=server.endpoint,
+            bucket=BUCKET,
+            access_key=server.access_key,
+            secret_key=server.secret_key,
+        )
+    )
 
 
 def _remote(kind: str) -> Opens:
@@ -146,3 +149,6 @@ PLACES: dict[str, Opens] = {
     "rclone serve sftp": _remote("rclone sftp"),
 }
 """By name, what starts one in a directory of its own."""
+
+OPTIONAL: dict[str, Opens] = {"Ceph": ceph}
+"""Likewise, of what no suite starts: each has a mark of its name."""
