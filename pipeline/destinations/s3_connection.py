@@ -20,7 +20,7 @@ from aiobotocore.config import AioConfig
 from aiobotocore.session import AioSession, get_session
 from botocore.handlers import add_expect_header
 
-from pipeline.destinations.s3_http import CautiousSession
+from pipeline.destinations.s3_http import CautiousSession, stay_there
 from pipeline.messages import DestinationSpec
 
 CONNECT_TIMEOUT: Final = 10.0
@@ -143,6 +143,7 @@ class Connections:
             # A small body costs less than the round trip that asks whether it may be sent, and
             # what stands in between may never answer that.
             client.meta.events.unregister("before-call.s3", add_expect_header)
+            client.meta.events.register("before-call.s3", stay_there)
             return Connection(client, stack.pop_all(), client.meta.region_name, style)
         raise AssertionError("unreachable")
 

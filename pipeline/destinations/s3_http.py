@@ -60,6 +60,14 @@ class _Answer:
         return body
 
 
+def stay_there(params: dict[str, Any], **_: object) -> None:
+    """Keep botocore from looking for a bucket's region by itself, for each request once more.
+
+    Of a store that answers everything with a redirect it would ask again without end.
+    """
+    params["context"].setdefault("s3_redirect", {})["redirected"] = True
+
+
 async def limited(response: aiohttp.ClientResponse, most: int) -> bytes:
     """The body. Raises ClientPayloadError where it has more than ``most`` bytes."""
     body = bytearray()
