@@ -51,6 +51,12 @@ class ReferenceServer:
         url = f"http://127.0.0.1:{self.port}{self._path}"
         return Api(url=url, hawk_key=self.key, hawk_secret=self.secret, timeout=10.0)
 
+    @property
+    def pid(self) -> int:
+        """Of the running server."""
+        assert self._process is not None
+        return self._process.pid
+
     def start(self) -> None:
         """Start it, on the same port as before if there was one."""
         self._process = subprocess.Popen(
