@@ -5,30 +5,66 @@ from __future__ import annotations
 import json
 import time
 from base64 import b64encode
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
+from pipeline.messages import EnvelopeFormat
 from tests.peers.dropoffd import Dropoffd
 
 STUDY = "11111111-2222-4333-8444-555555555555"
 
 
-def daemon(directory: Path, endpoint: str, recipient: Path, *, pipeline: str = "") -> Dropoffd:
-    """One that seals for `recipient`, stores at `endpoint` and keeps the received files.
+class Store(NamedTuple):
+    """An S3 server of ours: its endpoint, and whom to trust where that is HTTPS."""
 
-    `pipeline` is TOML for that table.
-    """
-    made = Dropoffd(
-        directory,
-        "",
-        {"DROPOFF_STORE_ACCESS_KEY": "bench" * 4, "DROPOFF_STORE_SECRET_KEY": "bench" * 8},
+    url: str
+    ca: Path | None = None
+
+    @property
+    def toml(self) -> str:
+        """The table of the destination `store`. Sizes are all that a null server can be asked."""
+        trust = f'ca_file = "{self.ca}"\n' if self.ca else ""
+        return (
+            f'[destinations.store]\ntype = "s3"\nendpoint = "{self.url}"\nbucket = "bench"\n'
+            f'region = "us-east-1"\nverify = "size"\n{trust}'
+        )
+
+
+def study(encrypt: EnvelopeFormat, recipient: Path) -> str:
+    """The table of the study that all uploads belong to."""
+    recipients = "" if encrypt == "none" else f'"{recipient}"'
+    return (
+        f'[studies."{STUDY}"]\nencrypt = "{encrypt}"\nrecipients = [{recipients}]\n'
+        'destinations = ["store"]\n'
     )
+
+
+def daemon(
+    directory: Path,
+    store: Store,
+    tables: str = "",
+    *,
+    pipeline: str = "",
+    environment: Mapping[str, str] | None = None,
+) -> Dropoffd:
+    """One that stores at ``store`` and keeps the received files.
+
+    Args:
+        directory: Where all of it lies.
+        store: Where it delivers to.
+        tables: Further TOML: the study, where no REST API knows it.
+        pipeline: TOML for that table.
+        environment: For the daemon: the REST API and its secrets.
+    """
+    secrets = {"DROPOFF_STORE_ACCESS_KEY": "bench" * 4, "DROPOFF_STORE_SECRET_KEY": "bench" * 8}
+    made = Dropoffd(directory, "", {**secrets, **(environment or {})})
     made.config.write_text(
         f"""\
 [uploads]
 directory = "{made.uploads}"
-rescan = "2s"
 delete = "never"
 [spool]
 directory = "{made.spool}"
@@ -38,17 +74,7 @@ directory = "{made.state}"
 socket = "{made.socket}"
 [pipeline]
 {pipeline}
-[destinations.store]
-type = "s3"
-endpoint = "{endpoint}"
-bucket = "bench"
-region = "us-east-1"
-verify = "size"
-[studies."{STUDY}"]
-encrypt = "crypt4gh"
-recipients = ["{recipient}"]
-destinations = ["store"]
-"""
+{store.toml}{tables}"""
     )
     return made
 
@@ -60,24 +86,53 @@ def make_recipient(file: Path) -> None:
     file.write_text(f"-----BEGIN {kind}\n{b64encode(public).decode()}\n-----END {kind}\n")
 
 
-def lay_out(uploads: Path, name: str, size: int) -> None:
+def info(uploads: Path, name: str, size: int) -> str:
     """The `.info` of an upload whose data, all of it, lies at `uploads / name` already."""
-    info = {
-        "ID": name,
-        "Size": size,
-        "SizeIsDeferred": False,
-        "Offset": 0,
-        "MetaData": {"filename": f"{name}.bin", "study": STUDY},
-        "IsPartial": False,
-        "IsFinal": False,
-        "PartialUploads": None,
-        "Storage": {
-            "InfoPath": str(uploads / f"{name}.info"),
-            "Path": str(uploads / name),
-            "Type": "filestore",
-        },
-    }
-    (uploads / f"{name}.info").write_text(json.dumps(info))
+    return json.dumps(
+        {
+            "ID": name,
+            "Size": size,
+            "SizeIsDeferred": False,
+            "Offset": 0,
+            "MetaData": {"filename": f"{name}.bin", "study": STUDY},
+            "IsPartial": False,
+            "IsFinal": False,
+            "PartialUploads": None,
+            "Storage": {
+                "InfoPath": str(uploads / f"{name}.info"),
+                "Path": str(uploads / name),
+                "Type": "filestore",
+            },
+        }
+    )
+
+
+def lay_out(uploads: Path, name: str, size: int) -> None:
+    """Write that file."""
+    (uploads / f"{name}.info").write_text(info(uploads, name, size))
+
+
+class Waiting:
+    """The `.info` files of uploads, written aside: :meth:`appear` puts all in their place at once.
+
+    Writing thousands would be measured with what is to be measured.
+    """
+
+    def __init__(self, uploads: Path, aside: Path, names: Sequence[str], size: int) -> None:
+        aside.mkdir(exist_ok=True)
+        self._moves = [(aside / name, uploads / f"{name}.info") for name in names]
+        for name, (file, _) in zip(names, self._moves, strict=True):
+            file.write_text(info(uploads, name, size))
+
+    def appear(self) -> None:
+        """Have the daemon see them."""
+        for aside, place in self._moves:
+            aside.rename(place)
+
+    def remove(self) -> None:
+        """Have the next scan find less."""
+        for _, place in self._moves:
+            place.unlink(missing_ok=True)
 
 
 def make_holes(file: Path, size: int) -> None:

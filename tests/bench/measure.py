@@ -1,6 +1,8 @@
-"""What a process and all that it started costs: seconds of work, and memory at its peak.
+"""What processes and all that they started cost: seconds of work, and memory at its peak.
 
 Read from /proc while the processes live, because a daemon's workers don't end when the work does.
+Looking at memory costs the kernel a walk over all pages, so it is done in a run of its own, and the
+runs that are timed are not looked at.
 """
 
 from __future__ import annotations
@@ -10,7 +12,8 @@ import statistics
 import subprocess
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -28,9 +31,11 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
     """From the start signal to the end of the work."""
     cpu_seconds: float
     """Of the client, all its processes together, user and system."""
-    peak_bytes: int
-    """Most memory that the client's processes held at one time: the sum of their PSS."""
     server_cpu_seconds: float = 0.0
+    """Of the servers that it speaks with."""
+    peak_bytes: int = 0
+    """Most memory that the client's processes held at one time: the sum of their PSS; 0 where the
+    run was timed, and not watched."""
 
 
 class Machine(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,13 +59,13 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-def family(root: int) -> list[int]:
-    """The process and all its living descendants."""
+def family(*roots: int) -> list[int]:
+    """The processes and all their living descendants."""
     children: dict[int, list[int]] = {}
     for entry in _PROC.iterdir():
         if entry.name.isdigit() and (stat := _stat(int(entry.name))):
             children.setdefault(int(stat[1]), []).append(int(entry.name))
-    found = [root]
+    found = list(roots)
     for pid in found:
         found.extend(children.get(pid, ()))
     return found
@@ -87,7 +92,7 @@ def memory_bytes(pid: int) -> dict[str, int]:
 
 
 def median(samples: Sequence[Sample]) -> Sample:
-    """The median of each value by itself."""
+    """The median of each value by itself; the peak is the highest."""
 
     def middle(name: str) -> float:
         return float(statistics.median(getattr(sample, name) for sample in samples))
@@ -95,26 +100,35 @@ def median(samples: Sequence[Sample]) -> Sample:
     return Sample(
         seconds=middle("seconds"),
         cpu_seconds=middle("cpu_seconds"),
-        peak_bytes=int(middle("peak_bytes")),
         server_cpu_seconds=middle("server_cpu_seconds"),
+        peak_bytes=max(sample.peak_bytes for sample in samples),
     )
 
 
 class Watch:
-    """Samples the memory of a family of processes from a thread, as a context manager."""
+    """Samples the memory of families of processes from a thread, as a context manager.
 
-    def __init__(self, root: int, interval: float = 0.05) -> None:
+    Args:
+        roots: Gives the processes to look at, with their descendants, each time it is asked.
+        on: False: looks at nothing, and costs nothing.
+        interval: Seconds between two looks.
+    """
+
+    def __init__(
+        self, roots: Callable[[], Iterable[int]], *, on: bool = True, interval: float = 0.05
+    ) -> None:
         self.peak_bytes = 0
         """Of the sum of all their PSS."""
-        self.peaks: dict[int, dict[str, int]] = {}
-        """Of each process by itself, by pid."""
-        self._root = root
+        self.peak_rss_bytes = 0
+        """Of the sum of all their RSS."""
+        self._roots = roots
         self._interval = interval
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._sample, daemon=True)
+        self._thread = threading.Thread(target=self._sample, daemon=True) if on else None
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        if self._thread:
+            self._thread.start()
         return self
 
     def __exit__(
@@ -123,38 +137,47 @@ class Watch:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._stop.set()
-        self._thread.join()
+        if self._thread:
+            self._stop.set()
+            self._thread.join()
 
     def _sample(self) -> None:
         while True:
-            total = 0
-            for pid in family(self._root):
-                held = memory_bytes(pid)
-                total += held["Pss"]
-                peaks = self.peaks.setdefault(pid, {"Rss": 0, "Pss": 0})
-                for name, value in held.items():
-                    peaks[name] = max(peaks[name], value)
-            self.peak_bytes = max(self.peak_bytes, total)
+            held = [memory_bytes(pid) for pid in family(*self._roots())]
+            self.peak_bytes = max(self.peak_bytes, sum(each["Pss"] for each in held))
+            self.peak_rss_bytes = max(self.peak_rss_bytes, sum(each["Rss"] for each in held))
             if self._stop.wait(self._interval):
                 return
 
 
-def one_shot(command: Sequence[str | Path], env: Mapping[str, str] | None = None) -> Sample:
-    """A command from its start to its end. Raises RuntimeError where it fails."""
-    begun = time.monotonic()
-    process = subprocess.Popen([str(word) for word in command], env=env)
-    with Watch(process.pid) as watch:
+Command = Sequence[str | Path]
+
+
+def one_shots(
+    commands: Sequence[Command], env: Mapping[str, str], *, at_once: int, watched: bool
+) -> Sample:
+    """Commands, each from its start to its end, ``at_once`` of them at a time.
+
+    Raises RuntimeError where one fails.
+    """
+    living: set[int] = set()
+
+    def run(command: Command) -> float:
+        words = [str(word) for word in command]
+        process = subprocess.Popen(words, env=env, stdin=subprocess.DEVNULL)
+        living.add(process.pid)
         _, status, usage = os.wait4(process.pid, 0)
+        living.discard(process.pid)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            raise RuntimeError(f"{Path(words[0]).name} ended with {process.returncode}")
+        return usage.ru_utime + usage.ru_stime
+
+    with Watch(lambda: tuple(living), on=watched) as watch, ThreadPoolExecutor(at_once) as pool:
+        begun = time.monotonic()
+        spent = sum(pool.map(run, commands))
         seconds = time.monotonic() - begun
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise RuntimeError(f"{command[0]} ended with {process.returncode}")
-    return Sample(
-        seconds=seconds,
-        cpu_seconds=usage.ru_utime + usage.ru_stime,
-        peak_bytes=watch.peak_bytes,
-    )
+    return Sample(seconds=seconds, cpu_seconds=spent, peak_bytes=watch.peak_bytes)
 
 
 class Steady:
@@ -164,27 +187,28 @@ class Steady:
     prints a line when that is done, and ends with its standard input.
     """
 
-    def __init__(self, command: Sequence[str | Path]) -> None:
+    def __init__(self, command: Command, env: Mapping[str, str]) -> None:
         self._process = subprocess.Popen(
             [str(word) for word in command],
+            env=env,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
         self._await()
 
-    def measure(self, work: str) -> Sample:
-        """Have it do the work. Raises RuntimeError where it fails."""
+    def measure(self, name: str, *, watched: bool) -> Sample:
+        """Have it do the work under that name. Raises RuntimeError where it fails."""
         assert self._process.stdin is not None
-        pids = family(self._process.pid)
-        with Watch(self._process.pid) as watch:
-            before = cpu_seconds(pids)
+        root = self._process.pid
+        with Watch(lambda: (root,), on=watched) as watch:
+            before = cpu_seconds(family(root))
             begun = time.monotonic()
-            self._process.stdin.write(work + "\n")
+            self._process.stdin.write(name + "\n")
             self._process.stdin.flush()
             self._await()
             seconds = time.monotonic() - begun
-            after = cpu_seconds(family(self._process.pid))
+            after = cpu_seconds(family(root))
         return Sample(seconds=seconds, cpu_seconds=after - before, peak_bytes=watch.peak_bytes)
 
     def close(self) -> None:

@@ -1,7 +1,8 @@
 """The bound: what the machine gives where nothing but the work itself is done.
 
-Two processes read, seal and send over plain sockets, part by part. No retries, no checksums, no
-signatures, no event loop. `python -m tests.bench.raw_bound URL FILE` is driven by `Steady`.
+Two processes read, seal and send over plain or TLS sockets that stay open, part by part. No
+retries, no checksums, no signatures, no event loop.
+`python -m tests.bench.raw_bound URL DIRECTORY seal|clear` is driven by `Steady`.
 """
 
 from __future__ import annotations
@@ -9,9 +10,11 @@ from __future__ import annotations
 import multiprocessing
 import os
 import socket
+import ssl
 import sys
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
@@ -25,77 +28,103 @@ SEALED = NONCE + SEGMENT + TAG
 PROCESSES = 2
 
 
-def send_parts(address: tuple[str, int], path: Path, key: bytes, work: Connection) -> None:
-    """Every PROCESSES-th part, once for each name of an object that comes over ``work``."""
-    cipher = ChaCha20Poly1305(key)
-    plain = memoryview(bytearray(PIECE))
-    sealed = memoryview(bytearray(PIECE // SEGMENT * SEALED))
-    file = os.open(path, os.O_RDONLY)
-    total = os.fstat(file).st_size
-    connection = socket.create_connection(address)
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    answers = connection.makefile("rb")
+class Unit(NamedTuple):
+    """What goes out in one request: a part, or a file that is no larger than one."""
+
+    file: Path
+    start: int
+    end: int
+    name: str
+
+
+def units(files: list[Path]) -> list[Unit]:
+    """All that is to be sent."""
+    return [
+        Unit(file, start, min(start + PART, size), f"{file.name}-{start // PART}")
+        for file in files
+        for size in [file.stat().st_size]
+        for start in range(0, size, PART)
+    ]
+
+
+class Sender:
+    """One process's connection, buffers and cipher."""
+
+    def __init__(self, url: str, key: bytes | None) -> None:
+        self._cipher = ChaCha20Poly1305(key) if key else None
+        self._plain = memoryview(bytearray(PIECE))
+        self._sealed = memoryview(bytearray(PIECE // SEGMENT * SEALED))
+        parts = urlsplit(url)
+        host = parts.hostname or "127.0.0.1"
+        plain = socket.create_connection((host, parts.port or 80))
+        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        tls = ssl.create_default_context() if parts.scheme == "https" else None
+        self._connection = tls.wrap_socket(plain, server_hostname=host) if tls else plain
+        self._answers = self._connection.makefile("rb")
+
+    def send(self, name: str, unit: Unit) -> None:
+        """Send it, and wait for the answer. Raises RuntimeError where that isn't 200."""
+        length = unit.end - unit.start
+        if self._cipher:
+            length += -(-length // SEGMENT) * (NONCE + TAG)
+        line = f"PUT /raw/{name}/{unit.name} HTTP/1.1\r\nHost: null\r\n"
+        self._connection.sendall(f"{line}Content-Length: {length}\r\n\r\n".encode())
+        file = os.open(unit.file, os.O_RDONLY)
+        try:
+            for offset in range(unit.start, unit.end, PIECE):
+                piece = self._plain[: min(PIECE, unit.end - offset)]
+                os.preadv(file, [piece], offset)
+                self._connection.sendall(self._seal(offset, piece) if self._cipher else piece)
+        finally:
+            os.close(file)
+        status = self._answers.readline()
+        if b" 200 " not in status:
+            raise RuntimeError(f"the server said {status!r}")
+        while self._answers.readline() not in {b"\r\n", b""}:
+            pass
+
+    def _seal(self, offset: int, plain: memoryview) -> memoryview:
+        """Nonce, ciphertext and tag of each segment, as Crypt4GH has them."""
+        assert self._cipher is not None
+        out, at = self._sealed, 0
+        for start in range(0, len(plain), SEGMENT):
+            segment = plain[start : start + SEGMENT]
+            nonce = ((offset + start) // SEGMENT).to_bytes(NONCE, "big")
+            out[at : at + NONCE] = nonce
+            end = at + NONCE + len(segment) + TAG
+            self._cipher.encrypt_into(nonce, segment, None, out[at + NONCE : end])
+            at = end
+        return out[:at]
+
+
+def send_share(url: str, share: list[Unit], key: bytes | None, work: Connection) -> None:
+    """All of ``share``, once for each name that comes over ``work``."""
+    sender = Sender(url, key)
     work.send("ready")
     while name := work.recv():
-        first: int = work.recv()
-        for start in range(first * PART, total, PROCESSES * PART):
-            end = min(start + PART, total)
-            connection.sendall(_request(name, start // PART + 1, _sealed_size(end - start)))
-            for offset in range(start, end, PIECE):
-                piece = plain[: min(PIECE, end - offset)]
-                os.preadv(file, [piece], offset)
-                connection.sendall(sealed[: _seal(cipher, offset, piece, sealed)])
-            status = answers.readline()
-            if b" 200 " not in status:
-                raise RuntimeError(f"the server said {status!r}")
-            while answers.readline() not in {b"\r\n", b""}:
-                pass
+        for unit in share:
+            sender.send(name, unit)
         work.send("done")
 
 
-def _sealed_size(size: int) -> int:
-    return size + -(-size // SEGMENT) * (NONCE + TAG)
-
-
-def _seal(cipher: ChaCha20Poly1305, offset: int, plain: memoryview, out: memoryview) -> int:
-    """The bytes written: nonce, ciphertext and tag of each segment, as Crypt4GH has them."""
-    at = 0
-    for start in range(0, len(plain), SEGMENT):
-        segment = plain[start : start + SEGMENT]
-        nonce = ((offset + start) // SEGMENT).to_bytes(NONCE, "big")
-        out[at : at + NONCE] = nonce
-        end = at + NONCE + len(segment) + TAG
-        cipher.encrypt_into(nonce, segment, None, out[at + NONCE : end])
-        at = end
-    return at
-
-
-def _request(name: str, number: int, size: int) -> bytes:
-    return (
-        f"PUT /raw/{name}-{number} HTTP/1.1\r\nHost: null\r\nContent-Length: {size}\r\n\r\n"
-    ).encode()
-
-
-def main(url: str, file: str) -> int:
-    """Take names of objects from standard input until it ends."""
-    parts = urlsplit(url)
-    address = (parts.hostname or "127.0.0.1", parts.port or 80)
-    key = os.urandom(32)
+def main(url: str, directory: str, how: str) -> int:
+    """Take names from standard input until it ends."""
+    key = os.urandom(32) if how == "seal" else None
+    todo = units(sorted(Path(directory).iterdir()))
     fork = multiprocessing.get_context("fork")
     ends: list[Connection] = []
-    for _ in range(PROCESSES):
+    for number in range(PROCESSES):
         ours, theirs = fork.Pipe()
-        fork.Process(
-            target=send_parts, args=(address, Path(file), key, theirs), daemon=True
-        ).start()
+        share = todo[number::PROCESSES]
+        fork.Process(target=send_share, args=(url, share, key, theirs), daemon=True).start()
+        theirs.close()
         ends.append(ours)
     for end in ends:
         end.recv()
     print("ready", flush=True)  # noqa: T201  # this is how Steady is spoken to
     for line in sys.stdin:
-        for index, end in enumerate(ends):
+        for end in ends:
             end.send(line.strip())
-            end.send(index)
         for end in ends:
             end.recv()
         print("done", flush=True)  # noqa: T201  # likewise

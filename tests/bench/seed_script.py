@@ -2,7 +2,7 @@
 
 Encrypt to a temporary file, upload that with the client library's defaults, report. This is the
 way that dropoffd replaces; it is measured, not used. Arguments: the endpoint, the file, the
-object's name, a recipient's public key file.
+object's name, a recipient's public key file, or `clear` to encrypt nothing.
 """
 
 from __future__ import annotations
@@ -34,9 +34,10 @@ def encrypt(source: Path, recipient: Path, out: IO[bytes]) -> None:
     out.flush()
 
 
-async def upload(endpoint: str, sealed: IO[bytes], name: str) -> None:
+async def upload(endpoint: str, content: IO[bytes], name: str) -> None:
     session = aiobotocore.session.get_session()
     place = {"Bucket": "seed", "Key": name}
+    size = content.seek(0, os.SEEK_END)
     async with session.create_client(
         "s3",
         endpoint_url=endpoint,
@@ -44,18 +45,22 @@ async def upload(endpoint: str, sealed: IO[bytes], name: str) -> None:
         aws_access_key_id="bench",
         aws_secret_access_key="bench",
     ) as client:
+        if size < CHUNK:
+            content.seek(0)
+            await client.put_object(**place, Body=content.read())
+            return
         begun = await client.create_multipart_upload(**place)
         free = asyncio.Semaphore(IN_FLIGHT)
 
         async def send(number: int) -> dict[str, Any]:
             async with free:
-                sealed.seek((number - 1) * CHUNK)
+                content.seek((number - 1) * CHUNK)
                 answer = await client.upload_part(
-                    **place, UploadId=begun["UploadId"], PartNumber=number, Body=sealed.read(CHUNK)
+                    **place, UploadId=begun["UploadId"], PartNumber=number, Body=content.read(CHUNK)
                 )
             return {"PartNumber": number, "ETag": answer["ETag"]}
 
-        count = -(-sealed.seek(0, os.SEEK_END) // CHUNK)
+        count = -(-size // CHUNK)
         parts = await asyncio.gather(*(send(number + 1) for number in range(count)))
         await client.complete_multipart_upload(
             **place, UploadId=begun["UploadId"], MultipartUpload={"Parts": list(parts)}
@@ -73,6 +78,11 @@ def report(url: str, name: str) -> None:
 
 def main(endpoint: str, file: str, name: str, recipient: str) -> int:
     source = Path(file)
+    if recipient == "clear":
+        with source.open("rb") as plain:
+            asyncio.run(upload(endpoint, plain, name))
+        report(endpoint + "/_report", name)
+        return 0
     with tempfile.NamedTemporaryFile(dir=source.parent, suffix=".c4gh") as sealed:
         encrypt(source, Path(recipient), sealed.file)
         asyncio.run(upload(endpoint, sealed.file, name))
