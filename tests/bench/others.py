@@ -148,7 +148,7 @@ def seed(recipient: Callable[[Bench], str]) -> Start:
 WAYS = [
     Way("rclone", "rclone crypt", rclone("sealed:")),
     Way("rclone-bare", "rclone crypt, no checksums at all", rclone("sealed:", *BARE)),
-    Way("age", "age | rclone rcat", age, one_by_one=True),
+    Way("age", "age, piped into rclone rcat", age, one_by_one=True),
     Way("crypt4gh", "crypt4gh to a file, rclone copyto", crypt4gh, one_by_one=True),
     Way("ghga", f"GHGA's datasteward-kit {ghga.VERSION}", ghga_kit, one_by_one=True),
     Way(

@@ -172,12 +172,29 @@ func (s *server) ofBucket(w http.ResponseWriter, r *http.Request, bucket string)
 	case query.Has("location"):
 		answer(w, 200, "<LocationConstraint>us-east-1</LocationConstraint>")
 	case query.Has("uploads"):
-		answer(w, 200, "<ListMultipartUploadsResult><Bucket>"+escape(bucket)+
-			"</Bucket><IsTruncated>false</IsTruncated></ListMultipartUploadsResult>")
+		answer(w, 200, "<ListMultipartUploadsResult><Bucket>"+escape(bucket)+"</Bucket><IsTruncated>"+
+			"false</IsTruncated>"+s.begun(bucket+"/"+query.Get("prefix"))+"</ListMultipartUploadsResult>")
 	default:
 		answer(w, 200, "<ListBucketResult><Name>"+escape(bucket)+
 			"</Name><KeyCount>0</KeyCount><IsTruncated>false</IsTruncated></ListBucketResult>")
 	}
+}
+
+// begun lists the open uploads of objects whose names, bucket included, begin so.
+func (s *server) begun(prefix string) string {
+	ids := []string{}
+	for id, each := range s.Uploads {
+		if each.State == "open" && strings.HasPrefix(each.Key, prefix) {
+			ids = append(ids, id)
+		}
+	}
+	sort.Slice(ids, func(a, b int) bool { return s.Uploads[ids[a]].Key < s.Uploads[ids[b]].Key })
+	var out strings.Builder
+	for _, id := range ids {
+		_, key, _ := strings.Cut(s.Uploads[id].Key, "/")
+		fmt.Fprintf(&out, "<Upload><Key>%s</Key><UploadId>%s</UploadId></Upload>", escape(key), id)
+	}
+	return out.String()
 }
 
 func (s *server) create(w http.ResponseWriter, r *http.Request, bucket, key string) {
