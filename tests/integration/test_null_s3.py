@@ -71,7 +71,7 @@ async def test_a_condition_keeps_an_object(server: NullS3, client: Any) -> None:
     assert server.count().objects["bucket/study/a name"].bytes == 5
 
 
-async def test_an_upload_is_listed_while_it_is_open(server: NullS3, client: Any) -> None:  # noqa: ANN401  # botocore's
+async def test_an_upload_is_listed_while_it_is_open(client: Any) -> None:  # noqa: ANN401  # botocore's
     begun = await client.create_multipart_upload(**PLACE)
     await client.create_multipart_upload(Bucket="bucket", Key="other/name")
     listed = await client.list_multipart_uploads(Bucket="bucket", Prefix="study/")
