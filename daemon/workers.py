@@ -22,7 +22,7 @@ from typing import Final, Self
 import pipeline
 from pipeline.channel import Cancel, Channel, ChannelError, Order, order_channel
 from pipeline.errors import WorkerLostError, of_code
-from pipeline.messages import Digest, Failed, Job, JobFrame, Result, ResultFrame
+from pipeline.messages import Compare, Digest, Failed, Job, JobFrame, Result, ResultFrame
 from pipeline.pacing import make_timetable
 
 PARTS_EACH: Final = 2
@@ -34,39 +34,47 @@ CANCEL_TIMEOUT: Final = 30.0
 HEALTHY_AFTER: Final = 10.0
 """Seconds; one that ends sooner is started again only after a pause."""
 LONGEST_PAUSE: Final = 30.0
-NICENESS: Final = 5
-"""Of the processes, above ours: what they could use a core for never makes a client wait, who asks
-pre-create and the tus server for an answer."""
+SENDING_NICENESS: Final = 5
+"""Above ours: what sends could use a core for never makes a client wait, who asks pre-create and
+the tus server for an answer; nor a digest, which takes longer than all parts together."""
+READING_NICENESS: Final = 1
 
 _SECRET: Final = ("DROPOFF_", "WEBHOOK_URL", "CREDENTIALS_DIRECTORY")
 
 
 class WorkerPool:
-    """See :class:`daemon.ports.Workers`. Use it as a context manager, or start and aclose it."""
+    """See :class:`daemon.ports.Workers`. Use it as a context manager, or start and aclose it.
+
+    One more process reads: it takes digests, which have to go through a file from its start and so
+    are the longest way there is. No part shares its interpreter, and none has its priority. It is
+    started when it is needed first.
+    """
 
     def __init__(self, workers: int, *, complain: Callable[[str], object] | None = None) -> None:
-        """A pool of ``workers`` processes, at least 1.
+        """A pool of ``workers`` processes that send, at least 1.
 
-        ``complain`` is told of each that is lost; without it, the log is.
+        ``complain`` is told of each process that is lost; without it, the log is.
         """
-        self._count = workers
-        self._complain = complain or logging.getLogger(__name__).error
-        self._ready: list[_Worker] = []
-        self._changed = asyncio.Condition()
-        self._closing = asyncio.Event()
-        self._keepers: list[asyncio.Task[None]] = []
+        complain = complain or logging.getLogger(__name__).error
+        self._senders = _Crew(workers, SENDING_NICENESS, complain)
+        self._readers = _Crew(1, READING_NICENESS, complain)
         self._timetable = -1
         """What all workers share to keep to a destination's rate together."""
 
     @property
     def slots(self) -> int:
-        """How many jobs can make good use of the machine at once."""
-        return self._count * PARTS_EACH
+        """How many parts can make good use of the machine at once."""
+        return self._senders.count * PARTS_EACH
 
     @property
     def pids(self) -> tuple[int, ...]:
         """Of the processes that take jobs now."""
-        return tuple(worker.pid for worker in self._ready)
+        return self._senders.pids + self._readers.pids
+
+    @property
+    def reading_pids(self) -> tuple[int, ...]:
+        """Of those of them that read for digests."""
+        return self._readers.pids
 
     async def __aenter__(self) -> Self:
         """Start."""
@@ -80,26 +88,22 @@ class WorkerPool:
     async def start(self) -> None:
         """Start the processes. Jobs can be given at once and wait for the first that is ready."""
         self._timetable = make_timetable()
-        self._keepers = [
-            asyncio.create_task(self._keep(), name=f"worker {number}")
-            for number in range(self._count)
-        ]
+        self._senders.start(self._timetable)
 
     async def aclose(self) -> None:
         """End all processes; whatever they do raises WorkerLostError."""
-        self._closing.set()
-        for worker in self._ready:
-            worker.close()
-        async with self._changed:
-            self._changed.notify_all()
-        await asyncio.gather(*self._keepers)
+        await asyncio.gather(self._senders.aclose(), self._readers.aclose())
         if self._timetable >= 0:
             os.close(self._timetable)
             self._timetable = -1
 
     async def run(self, job: Job, source: int | None = None) -> Result:
         """See :meth:`daemon.ports.Workers.run`."""
-        result = await (await self._least_loaded()).do(job, source)
+        crew = self._senders
+        if isinstance(job, Digest | Compare):
+            crew = self._readers
+            crew.start(self._timetable)
+        result = await (await crew.least_loaded()).do(job, source)
         if isinstance(result, Failed):
             raise of_code(
                 result.code,
@@ -109,20 +113,57 @@ class WorkerPool:
             )
         return result
 
-    async def _least_loaded(self) -> _Worker:
+
+class _Crew:
+    """Processes of one kind, each started again when it ends."""
+
+    def __init__(self, count: int, niceness: int, complain: Callable[[str], object]) -> None:
+        self.count = count
+        self._niceness = niceness
+        self._complain = complain
+        self._ready: list[_Worker] = []
+        self._changed = asyncio.Condition()
+        self._closing = asyncio.Event()
+        self._keepers: list[asyncio.Task[None]] = []
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """Of those that take jobs now."""
+        return tuple(worker.pid for worker in self._ready)
+
+    def start(self, timetable: int) -> None:
+        """Start them, unless that was done or they are being ended."""
+        if self._keepers or self._closing.is_set():
+            return
+        self._keepers = [
+            asyncio.create_task(self._keep(timetable), name=f"worker {number}")
+            for number in range(self.count)
+        ]
+
+    async def aclose(self) -> None:
+        """End them."""
+        self._closing.set()
+        for worker in self._ready:
+            worker.close()
+        async with self._changed:
+            self._changed.notify_all()
+        await asyncio.gather(*self._keepers)
+
+    async def least_loaded(self) -> _Worker:
+        """Who should take the next job. Raises WorkerLostError while they are being ended."""
         async with self._changed:
             await self._changed.wait_for(lambda: self._ready or self._closing.is_set())
         if self._closing.is_set():
             raise WorkerLostError("the workers are being stopped")
         return min(self._ready, key=lambda worker: worker.load)
 
-    async def _keep(self) -> None:
-        """Have one worker running until the pool is closed."""
+    async def _keep(self, timetable: int) -> None:
+        """Have one worker running until the crew is ended."""
         deaths = 0
         while not self._closing.is_set():
             started = time.monotonic()
             try:
-                how = await self._run_one()
+                how = await self._run_one(timetable)
             except OSError as error:
                 how = f"a worker can't be started: {error.strerror}"
             if self._closing.is_set():
@@ -134,9 +175,9 @@ class WorkerPool:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._closing.wait(), pause)
 
-    async def _run_one(self) -> str:
+    async def _run_one(self, timetable: int) -> str:
         """Start a worker, hand it jobs until it ends, and tell how it did."""
-        worker = await _Worker.start(self._timetable)
+        worker = await _Worker.start(timetable, self._niceness)
         try:
             self._ready.append(worker)
             async with self._changed:
@@ -164,8 +205,11 @@ class _Worker:
         self.pid = process.pid
 
     @classmethod
-    async def start(cls, timetable: int) -> _Worker:
-        """A new process, which has nothing but its end of a socket, and the ``timetable``."""
+    async def start(cls, timetable: int, niceness: int) -> _Worker:
+        """A new process, which has nothing but its end of a socket, and the ``timetable``.
+
+        ``niceness`` is added to ours.
+        """
         ours, theirs = socket.socketpair()
         with theirs:
             try:
@@ -185,16 +229,15 @@ class _Worker:
             except BaseException:
                 ours.close()
                 raise
-        _make_nice(process.pid)
+        _make_nice(process.pid, niceness)
         return cls(process, order_channel(ours))
 
     async def do(self, job: Job, source: int | None) -> Result:
         """Have a job done. Raises WorkerLostError where the process ends first."""
         number = next(self._numbers)
-        weight = 2 if isinstance(job, Digest) else 1
         result: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._results[number] = result
-        self.load += weight
+        self.load += 1
         try:
             await self._channel.send(Order(job=JobFrame(number, job)), source)
             await asyncio.wait([result])
@@ -205,7 +248,7 @@ class _Worker:
             await self._call_off(number, result)
             raise
         finally:
-            self.load -= weight
+            self.load -= 1
             self._results.pop(number, None)
 
     async def listen(self) -> None:
@@ -254,12 +297,12 @@ class _Worker:
             self._process.kill()
 
 
-def _make_nice(pid: int) -> None:
+def _make_nice(pid: int, niceness: int) -> None:
     # One that is starting has one thread, and all others come from it. A sandbox may forbid this:
     # then workers have the daemon's own niceness.
     with contextlib.suppress(OSError):
         own = os.getpriority(os.PRIO_PROCESS, 0)
-        os.setpriority(os.PRIO_PROCESS, pid, min(19, own + NICENESS))
+        os.setpriority(os.PRIO_PROCESS, pid, min(19, own + niceness))
 
 
 def _environment(ours: Mapping[str, str]) -> dict[str, str]:
