@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -59,6 +60,8 @@ class _Open:
     first: float
     told: float | None = None
     """When the journal last heard of it."""
+    large: bool = False
+    """Whether so much of it is there that the journal should know at once."""
     needs_partials: bool = False
     """Whether it is being put together: the journal keeps its partials once it knows of it."""
     missing: float | None = None
@@ -84,10 +87,18 @@ class Finder:
         journal: What is told.
         metrics: Gets a ``rescan`` line for each, and an ``upload`` line for each broken ``.info``.
         clock: Seconds since the epoch.
+        follow_after: An upload of which so many bytes are there is sighted at once, so that its
+            delivery can begin; otherwise only when it has been growing for a while.
     """
 
     def __init__(
-        self, uploads: Uploads, journal: IntakeJournal, metrics: Metrics, clock: Clock = time.time
+        self,
+        uploads: Uploads,
+        journal: IntakeJournal,
+        metrics: Metrics,
+        clock: Clock = time.time,
+        *,
+        follow_after: float = math.inf,
     ) -> None:
         self.problems: dict[str, Error] = {}
         """What can't be taken in, by path below the info directory; empty path: all of it."""
@@ -99,6 +110,7 @@ class Finder:
         self._journal = journal
         self._metrics = metrics
         self._clock = clock
+        self._follow_after = follow_after
         self._partials = Partials(uploads, journal)
         self._settled: set[int] = set()
         self._known: dict[str, Identity] = {}
@@ -378,6 +390,7 @@ class Finder:
             self._by_data[str(self._uploads.directory / sighting.path)] = stem
         was.seen = Seen(found.stamp, sighting.path, sighting.size, was.seen.received)
         was.device, was.missing = sighting.identity.device, None
+        was.large = found.received >= self._follow_after
         was.needs_partials = bool(sighting.partials)
         return was
 
@@ -386,15 +399,18 @@ class Finder:
         if was is not None:
             was.missing = None
             if received != was.seen.received:
+                was.large = received >= self._follow_after
                 self._later(stem, was)
 
     def _later(self, stem: str, was: _Open) -> None:
-        at = was.first + QUIET_SECONDS if was.told is None else was.told + PROGRESS_SECONDS
-        self._due[stem] = at
+        if was.told is not None:
+            self._due[stem] = was.told + PROGRESS_SECONDS
+        else:
+            self._due[stem] = was.first + (0 if was.large else QUIET_SECONDS)
 
     def _is_due(self, was: _Open, now: float) -> bool:
         if was.told is None:
-            return was.needs_partials or now - was.first >= QUIET_SECONDS
+            return was.large or was.needs_partials or now - was.first >= QUIET_SECONDS
         return now - was.told >= PROGRESS_SECONDS
 
     def _settle(self, found: Look) -> None:

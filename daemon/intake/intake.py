@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
@@ -28,7 +29,14 @@ class Intake:
         metrics: Metrics,
         clock: Clock = time.time,
     ) -> None:
-        self._finder = Finder(settings.uploads, journal, metrics, clock)
+        pipeline = settings.pipeline
+        self._finder = Finder(
+            settings.uploads,
+            journal,
+            metrics,
+            clock,
+            follow_after=pipeline.follow_after if pipeline.follow else math.inf,
+        )
         self._spool = Spool(settings.spool, self._finder, metrics)
         self._amqp: AmqpHooks | None = None
         if settings.hooks.amqp is not None:

@@ -187,6 +187,20 @@ async def test_a_small_upload_costs_one_sighting(settings: Settings) -> None:
     assert [sighting.complete for sighting in journal.sighted] == [True]
 
 
+async def test_an_upload_that_is_to_be_followed_is_sighted_as_soon_as_enough_of_it_is_there(
+    settings: Settings,
+) -> None:
+    journal = RecordingJournal()
+    finder = Finder(settings.uploads, journal, Recorded(), follow_after=3)
+    lay(settings.uploads, "big", b"1", Size=100)
+    await finder.check(["big"])
+    assert journal.sighted == []
+    (settings.uploads.directory / "big").write_bytes(b"123")
+    await finder.check(["big"])
+    await finder.check(finder._drained())
+    assert [sighting.complete for sighting in journal.sighted] == [False]
+
+
 async def test_progress_is_told_at_most_each_five_seconds(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
