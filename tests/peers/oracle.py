@@ -5,7 +5,10 @@ Every test that lets dropoffd run whole, whatever it breaks meanwhile, asks here
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import json
+import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +16,7 @@ from typing import Any, BinaryIO, Protocol
 
 import crypt4gh.lib
 
+from daemon.observe import audit
 from tests.peers.dropoffd import Dropoffd
 from tests.peers.seaweedfs import Weed
 
@@ -153,6 +157,22 @@ def check_nothing_left(daemon: Dropoffd) -> None:
     assert left == [], f"in the upload directory: {left[:10]}"
     spooled = [str(path) for path in daemon.spool.rglob("*") if path.is_file()]
     assert spooled == [], f"in the spool: {spooled[:10]}"
+
+
+def check_ended(daemon: Dropoffd, secrets: Iterable[str]) -> None:
+    """No session key is kept, the audit chain is whole, and nobody wrote a secret down."""
+    with contextlib.closing(sqlite3.connect(daemon.state / "journal.sqlite")) as journal:
+        for table in ("uploads", "deliveries"):
+            query = f"SELECT count(*) FROM {table} WHERE secret IS NOT NULL"  # noqa: S608 -- ours
+            assert journal.execute(query).fetchone() == (0,), f"{table} keep secrets"
+    audit.verify(daemon.state / audit.FILE)
+    written = [daemon.log, *(path for path in daemon.state.rglob("*") if path.is_file())]
+    for path in written:
+        found = path.read_bytes()
+        for secret in secrets:
+            assert secret.encode() not in found, f"{path} holds a secret"
+        receipt = path.parent.name == "receipts"
+        assert not receipt or json.loads(found), f"{path} is no receipt"
 
 
 def _by_tus_id(drops: Iterable[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:

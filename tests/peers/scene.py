@@ -1,0 +1,107 @@
+"""A small world for fault tests: a daemon, some uploads laid down as tusd does, and the oracle."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from pipeline.envelope import keys
+from tests.peers.dropoffd import Dropoffd
+from tests.peers.oracle import Sent, Store, check_delivered, check_ended, check_nothing_left
+from tests.peers.reference_api import ReferenceServer
+from tests.peers.sending import Wanted, made
+
+
+class Recipient:
+    """Whom everything is sealed for, and who opens it again."""
+
+    def __init__(self, directory: Path) -> None:
+        pair = keys.crypt4gh_generate()
+        self.file = directory / "recipient.pub"
+        self.file.write_text(pair.public)
+        self.secret_key = keys.crypt4gh_secret(pair.secret, lambda: b"")
+
+    def study(self, study: str, destinations: Sequence[str]) -> str:
+        """A study of the REST API that delivers to ``destinations``, TOML."""
+        return (
+            f'[studies."{study}"]\nencrypt = "crypt4gh"\nrecipients = ["{self.file}"]\n'
+            f"destinations = {json.dumps(list(destinations))}\n"
+        )
+
+
+class Scene:
+    """A directory of its own, uploads in it, and daemons that come and go there.
+
+    Args:
+        directory: Where all of it is.
+        study: Of all uploads; the REST API has the plan for it.
+        recipient: Who opens them.
+        stores: The destinations by name, to be looked into.
+        config: TOML for the daemon, the destinations' tables included.
+        secrets: Of the destinations.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        study: str,
+        recipient: Recipient,
+        stores: Mapping[str, Store],
+        config: str,
+        secrets: Mapping[str, str],
+    ) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self.directory = directory
+        self.stores = stores
+        self.sent: list[Sent] = []
+        self._study = study
+        self._recipient = recipient
+        self._secrets = dict(secrets)
+        self._config = config
+
+    def lay(self, *sizes: int) -> None:
+        """Lay complete uploads of these sizes down."""
+        uploads = self.directory / "daemon" / "uploads"
+        uploads.mkdir(parents=True, exist_ok=True)
+        for size in sizes:
+            tus_id = uuid.uuid4().hex
+            filename = f"{size}.bam"
+            file, sha256 = made(Wanted(self._study, filename, size, int(tus_id[:8], 16)))
+            with file:
+                (uploads / tus_id).write_bytes(file.read())
+            info = {
+                "ID": tus_id,
+                "Size": size,
+                "SizeIsDeferred": False,
+                "Offset": 0,
+                "MetaData": {"filename": filename, "study": self._study},
+                "IsPartial": False,
+                "IsFinal": False,
+                "PartialUploads": None,
+                "Storage": {"Type": "filestore", "Path": str(uploads / tus_id)},
+            }
+            (uploads / f"{tus_id}.info").write_text(json.dumps(info))
+            self.sent.append(Sent(tus_id, self._study, filename, size, sha256))
+
+    def daemon(self, api_url: str, **environment: str) -> Dropoffd:
+        """A daemon there, not started, that has the reference REST API at ``api_url``."""
+        hawk = {
+            "WEBHOOK_URL": api_url,
+            "DROPOFF_API_HAWK_KEY": ReferenceServer.key,
+            "DROPOFF_API_HAWK_SECRET": ReferenceServer.secret,
+        }
+        return Dropoffd(self.directory / "daemon", self._config, hawk | self._secrets | environment)
+
+    def check(self, daemon: Dropoffd, api: ReferenceServer) -> None:
+        """Everything is as it has to be once all uploads are over."""
+        ours = {upload.tus_id for upload in self.sent}
+        drops = [drop for drop in api.drops() if _tus_ids(drop["reports"]) & ours]
+        check_delivered(self.sent, drops, self.stores, self._recipient.secret_key)
+        check_nothing_left(daemon)
+        check_ended(daemon, [*self._secrets.values(), ReferenceServer.secret])
+
+
+def _tus_ids(reports: Sequence[Mapping[str, object]]) -> set[object]:
+    return {report["tus_id"] for report in reports}
