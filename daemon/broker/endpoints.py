@@ -14,7 +14,7 @@ _URL = re.compile(
     r"(?P<host>[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\])"
     r"(:(?P<port>[0-9]{1,5}))?"
     r"(?P<path>(/[A-Za-z0-9._~-]+)*)/?",
-    re.IGNORECASE,
+    re.IGNORECASE | re.ASCII,  # or a Kelvin sign would be a letter, and become a k
 )
 _PORTS = {"http": 80, "https": 443}
 

@@ -154,6 +154,9 @@ def look(
         folder = _is_folder(uploads.info_directory / stem)
         return Look(stem, Outcome.FOLDER if folder else Outcome.GONE)
     except SourceUnsafeError as error:
+        if not os.path.lexists(uploads.info_directory / (stem + INFO_SUFFIX)):
+            # A hook's id that no file can have. What isn't there is nothing to keep in mind.
+            return Look(stem, Outcome.GONE)
         # Symlinks, FIFOs and the like in place of the .info itself.
         return Look(stem, InfoError(error.message))
     except OSError as error:
