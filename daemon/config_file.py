@@ -297,7 +297,7 @@ def _parse_key(text: str) -> Key:
     except (ValueError, RecursionError):
         return ()
     key: list[str] = []
-    while isinstance(found, dict):
+    while isinstance(found, dict) and found:
         name, found = next(iter(found.items()))
         key.append(name)
     return tuple(key)

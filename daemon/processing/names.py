@@ -45,4 +45,4 @@ def _shortened(text: str) -> str:
     tail = dot + extension if stem and len(extension.encode()) <= MAX_FILENAME // 4 else ""
     room = MAX_FILENAME - len(tail.encode())
     head = text.encode()[:room].decode("utf-8", "ignore")
-    return head + tail
+    return head.rstrip(" ") + tail

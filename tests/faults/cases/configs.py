@@ -25,6 +25,8 @@ CASES: Final = (
     ConfigCase("an open quote", b'[uploads]\ndirectory = "/srv\n', "not TOML"),
     ConfigCase("an open table", b"[uploads\n", "not TOML"),
     ConfigCase("a key twice", b'[uploads]\nrescan = "1s"\nrescan = "2s"\n', "not TOML"),
+    ConfigCase("a table of a comment", b"[#uploads]\n", "not TOML"),
+    ConfigCase("a key of a comment", b"#a = 1\n", ""),
     ConfigCase("a table twice", b"[uploads]\n[uploads]\n", "not TOML"),
     ConfigCase("a bare control character", b'[uploads]\ndirectory = "a\x01b"\n', "not TOML"),
     ConfigCase("a surrogate", b'[uploads]\ndirectory = "\\ud800"\n', "not TOML"),

@@ -64,6 +64,7 @@ FILES: Final = (
     NameCase("400 letters and an ending", "x" * 400 + ".fastq", "x" * 144 + ".fastq"),
     NameCase("an ending of 400 letters", "a." + "x" * 400, "a." + "x" * 148),
     NameCase("100 letters of three bytes", "数" * 100, "数" * 50),
+    NameCase("a blank where it is cut", "x" * 149 + " " + "y" * 9, "x" * 149),
     NameCase("a letter cut in two", "a" + "数" * 100, "a" + "数" * 49),
 )
 
