@@ -43,6 +43,8 @@ from pipeline.messages import (
 from pipeline.readback import ReadBack
 
 _MD5: Final = re.compile(r"[0-9a-f]{32}")
+_SMALL: Final = 1024 * 1024
+"""Bytes whose MD5 costs less than to ask the store once more."""
 
 
 class _Object(NamedTuple):
@@ -174,15 +176,20 @@ class S3Destination:
     async def put(
         self, target: Target, body: Body, *, stale: bool, content: Content | None = None
     ) -> StoredObject:
-        """Send a small object in one request. It is held in memory."""
-        del stale  # what an earlier try stored is met under its name
-        if self._verify == "checksum":
+        """Send a small object in one request. It is held in memory.
+
+        The first try of an object that has the upload's id in its name asks for nothing else, where
+        the store's answer proves what it holds: no object can stand there yet.
+        """
+        if self._verify == "checksum" or body.size <= _SMALL:
             body.with_md5()
         data = b"".join([bytes(view) async for view in body])
         # A CRC that is sent along may be repeated without being counted; an ETag is counted.
         md5 = body.md5.hex() if body.md5 else ""
         proved = _Proved(body.crc64nvme, counted=False, md5_etag=md5, content=content)
-        standing = await self._look(target, or_unreadable=True)
+        standing = None
+        if stale or target.upload not in target.name:
+            standing = await self._look(target, or_unreadable=True)
         if standing is not None:
             _check_ours(target, standing)
             try:
@@ -248,14 +255,18 @@ class S3Destination:
             parameters["ContentMD5"] = crc.md5_text(bytes.fromhex(proved.md5_etag))
         try:
             try:
-                await self._client.call("put_object", IfNoneMatch="*", **parameters)
+                answer = await self._client.call("put_object", IfNoneMatch="*", **parameters)
             except UnsupportedError:
-                await self._client.call("put_object", **parameters)
+                answer = await self._client.call("put_object", **parameters)
         except (StandsError, ConflictingError, DestinationUnreachableError):
             standing = await self._look(target)
             if standing is None:
                 raise
             return standing
+        told = _object({"ContentLength": len(data), "Metadata": {OWNER: target.upload}, **answer})
+        counted = proved.md5_etag and told.etag == proved.md5_etag and not told.opaque_etag
+        if counted and not self._client.spec.tags:
+            return told
         return await self._just_written(target)
 
     async def _tag(self, target: Target, standing: _Object) -> None:

@@ -85,7 +85,7 @@ async def deliver(spec: DestinationSpec, target: Target) -> StoredObject:
 async def deliver_whole(spec: DestinationSpec, target: Target) -> StoredObject:
     store = S3Destination(spec)
     try:
-        return await store.put(target, BytesBody(b"".join(PIECES)), stale=False)
+        return await store.put(target, BytesBody(b"".join(PIECES)), stale=True)
     finally:
         await store.aclose()
 
