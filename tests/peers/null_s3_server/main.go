@@ -4,11 +4,13 @@
 package main
 
 import (
+	"crypto/md5"
 	"crypto/tls"
 	"encoding/json"
 	"encoding/xml"
 	"flag"
 	"fmt"
+	"hash"
 	"io"
 	"log"
 	"net"
@@ -54,25 +56,41 @@ type server struct {
 
 var buffers = sync.Pool{New: func() any { buffer := make([]byte, 256<<10); return &buffer }}
 
-// discard reads a body to its end and gives its size, without the framing of aws-chunked.
-func discard(r *http.Request) (int64, error) {
+// small is up to how many bytes an object's MD5 is counted, as every store does.
+const small = 1 << 20
+
+// discard reads a body to its end and gives its size, without the framing of aws-chunked, and its
+// MD5, if it is a small object sent plainly; else nil.
+func discard(r *http.Request) (int64, []byte, error) {
+	framed := r.Header.Get("X-Amz-Decoded-Content-Length")
+	var sum hash.Hash
+	if r.Method == http.MethodPut && framed == "" && 0 <= r.ContentLength && r.ContentLength <= small {
+		sum = md5.New()
+	}
 	buffer := buffers.Get().(*[]byte)
 	defer buffers.Put(buffer)
 	var size int64
 	for {
 		n, err := r.Body.Read(*buffer)
 		size += int64(n)
+		if sum != nil {
+			sum.Write((*buffer)[:n])
+		}
 		if err == io.EOF {
 			break
 		}
 		if err != nil {
-			return 0, err
+			return 0, nil, err
 		}
 	}
-	if decoded := r.Header.Get("X-Amz-Decoded-Content-Length"); decoded != "" {
-		return strconv.ParseInt(decoded, 10, 64)
+	if framed != "" {
+		decoded, err := strconv.ParseInt(framed, 10, 64)
+		return decoded, nil, err
 	}
-	return size, nil
+	if sum == nil {
+		return size, nil, nil
+	}
+	return size, sum.Sum(nil), nil
 }
 
 func metadata(from http.Header) http.Header {
@@ -104,7 +122,7 @@ func escape(text string) string {
 func partTag(number int, size int64) string { return fmt.Sprintf(`"%016x%016x"`, number, size) }
 
 func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	size, err := discard(r)
+	size, sum, err := discard(r)
 	if err != nil {
 		refuse(w, http.StatusBadRequest, "IncompleteBody")
 		return
@@ -138,7 +156,7 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case query.Has("uploadId"):
 		s.ofUpload(w, r, bucket, key, size)
 	default:
-		s.ofObject(w, r, bucket, key, size)
+		s.ofObject(w, r, bucket, key, size, sum)
 	}
 }
 
@@ -281,15 +299,18 @@ func (s *server) place(w http.ResponseWriter, r *http.Request, name string) bool
 	return true
 }
 
-func (s *server) ofObject(w http.ResponseWriter, r *http.Request, bucket, key string, size int64) {
+func (s *server) ofObject(w http.ResponseWriter, r *http.Request, bucket, key string, size int64, sum []byte) {
 	name := bucket + "/" + key
 	switch r.Method {
 	case http.MethodPut:
 		if !s.place(w, r, name) {
 			return
 		}
-		// No MD5, which clients would take 32 digits for and hold against what they sent.
+		// Clients take 32 digits for an MD5, and hold it against what they sent.
 		tag := fmt.Sprintf(`"%032x-1"`, size)
+		if sum != nil {
+			tag = fmt.Sprintf(`"%x"`, sum)
+		}
 		done := &object{Bytes: size, ETag: tag, meta: metadata(r.Header), at: time.Now()}
 		s.Objects[name] = done
 		w.Header().Set("ETag", done.ETag)
