@@ -58,6 +58,7 @@ class World:
         self._away = away
         self._directory = directory
         self._number = 0
+        self.tusd_was_killed = False
         self.sent: list[Sent] = []
         self.terminated: set[str] = set()
         """Names of files whose upload was taken back."""
@@ -91,7 +92,9 @@ class World:
         self.daemon.wait_until_over(len(self.sent) + len(self.terminated), 30)
         # Neither hooks nor the outbox are waited for by anybody.
         self.daemon.wait_for(lambda: self._terminated() >= self.terminated, 30, "told so")
-        self.daemon.wait_for(lambda: not self._left(), 30, "everything is removed")
+        with contextlib.suppress(AssertionError):
+            self.daemon.wait_for(lambda: not self._left(), 30, "everything is removed")
+        assert self._left() == []
         assert self._terminated() == self.terminated
         drops = self.api.drops()
         stores = {"local": Folder(self.store)}
@@ -104,7 +107,10 @@ class World:
 
     def _left(self) -> list[Path]:
         places = (self.daemon.uploads, self.daemon.spool)
-        return [path for place in places for path in place.rglob("*") if path.is_file()]
+        left = [path for place in places for path in place.rglob("*") if path.is_file()]
+        # Where tusd was killed, what it was just telling a hook may be cut.
+        torn = self.daemon.spool / "failed" if self.tusd_was_killed else None
+        return [path for path in left if path.parent != torn]
 
 
 class OneFile:
@@ -224,6 +230,7 @@ async def test_tuspy_goes_on_from_the_url_that_it_remembered(world: World) -> No
 async def test_aiotus_goes_on_after_the_tus_server_was_killed(world: World) -> None:
     file = world.file()
     config = aiotus.RetryConfiguration(retry_attempts=5, max_retry_period_seconds=0.5)
+    world.tusd_was_killed = True
     data = Breaking(file.path.read_bytes(), world.tusd)
     url = await aiotus.upload(
         world.tusd.url, data, file.bytes_metadata, config=config, chunksize=PIECE
@@ -290,9 +297,7 @@ async def test_tus_js_client_sends_a_stream_whose_length_it_learns_at_the_end(
 @pytest.mark.parametrize("parallel", [1, 3])
 async def test_what_tus_js_client_takes_back_leaves_nothing(world: World, parallel: int) -> None:
     file = world.file()
-    # By then each of three parts has begun: one whose URL the client doesn't know yet, it can't
-    # take back.
-    await file.js(parallel=parallel).take_back(after=2 * MIB + PIECE)
+    await file.js(parallel=parallel).take_back(after=1 * MIB)
     if parallel == 1:
         file.was_taken_back()
     else:

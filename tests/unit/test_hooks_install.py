@@ -98,6 +98,17 @@ def test_a_post_hook_without_a_spool_fails_nothing(tmp_path: Path, config: Path)
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
 
 
+def test_a_server_that_dies_before_it_tells_anything_leaves_nothing_in_the_spool(
+    tmp_path: Path, config: Path
+) -> None:
+    install(tmp_path / "hooks", config)
+    spool = next(tmp_path.glob("it*")) / "spool"
+    for told, left in ((b"", 0), (b"{}", 1)):
+        subprocess.run([tmp_path / "hooks" / "post-create"], input=told, check=True, timeout=20)
+        assert len(list((spool / "new").iterdir())) == left
+    assert list((spool / "tmp").iterdir()) == []
+
+
 def test_units_name_the_config(tmp_path: Path) -> None:
     config = tmp_path / "config.toml"
     config.write_text(

@@ -22,14 +22,29 @@ function tell(upload, terminated) {
   process.stdout.write(`${JSON.stringify({ url: upload.url, terminated })}\n`);
 }
 
+// Once this many bytes are on their way: no further ones go, and as soon as the client remembers the
+// URLs of all parts, what is to happen happens.
+async function interrupt(upload) {
+  while (!(await upload.findPreviousUploads()).length) {
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+  if (given.stop_at) process.kill(process.pid, 'SIGKILL');
+  await upload.abort(true);
+  tell(upload, true);
+}
+
 async function main() {
-  let over = false;
+  const interruptAt = given.stop_at || given.terminate_at || Infinity;
+  let interrupted = false;
   const file = Fs.createReadStream(given.file);
   const source = given.stream ? file.pipe(new PassThrough()) : file;
   const upload = new Upload(source, {
     ...given.upload,
     urlStorage: new FileUrlStorage(given.urls),
     fingerprint: async () => given.file,
+    onBeforeRequest(request) {
+      return interrupted && request.getMethod() === 'PATCH' ? new Promise(() => {}) : undefined;
+    },
     onError(error) {
       process.stderr.write(`${error}\n`);
       process.exit(1);
@@ -38,12 +53,9 @@ async function main() {
       tell(upload, false);
     },
     onProgress(sent) {
-      if (over) return;
-      if (given.stop_at && sent >= given.stop_at) process.kill(process.pid, 'SIGKILL');
-      if (given.terminate_at && sent >= given.terminate_at) {
-        over = true;
-        upload.abort(true).then(() => tell(upload, true));
-      }
+      if (interrupted || sent < interruptAt) return;
+      interrupted = true;
+      interrupt(upload);
     },
   });
   const [earlier] = await upload.findPreviousUploads();
