@@ -70,14 +70,17 @@ class Folder:
 
 
 class Bucket:
-    """A bucket of a real S3 server."""
+    """A bucket of a real S3 server, or what is in it below a prefix."""
 
-    def __init__(self, weed: Weed, bucket: str) -> None:
+    def __init__(self, weed: Weed, bucket: str, prefix: str = "") -> None:
         self._client = weed.client()
         self._bucket = bucket
+        self._prefix = prefix
 
     def names(self) -> list[str]:
-        pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket)
+        pages = self._client.get_paginator("list_objects_v2").paginate(
+            Bucket=self._bucket, Prefix=self._prefix
+        )
         return [entry["Key"] for page in pages for entry in page.get("Contents", ())]
 
     def open(self, name: str) -> BinaryIO:
@@ -86,7 +89,8 @@ class Bucket:
 
     def unfinished(self) -> list[str]:
         listed = self._client.list_multipart_uploads(Bucket=self._bucket)
-        return [entry["Key"] for entry in listed.get("Uploads", ())]
+        keys = [entry["Key"] for entry in listed.get("Uploads", ())]
+        return [key for key in keys if key.startswith(self._prefix)]
 
 
 class HashingWriter:
