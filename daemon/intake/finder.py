@@ -7,9 +7,6 @@ import contextlib
 import math
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import structlog
@@ -17,7 +14,9 @@ import structlog
 from daemon.errors import InfoError, StateFullError
 from daemon.intake.info import INFO_SUFFIX, Info
 from daemon.intake.partials import Partials
-from daemon.intake.scan import Look, Outcome, Seen, Walk, look, unseen_upload
+from daemon.intake.problems import Problems, shown
+from daemon.intake.receiving import Receiving
+from daemon.intake.scan import Look, Outcome, Walk, look, unseen_upload
 from daemon.intake.watch import Watcher
 from daemon.journal.model import Error, Identity, Sighting, UploadState
 from daemon.journal.protocol import IntakeJournal
@@ -28,53 +27,16 @@ from pipeline.errors import DropoffError, SourceUnavailableError
 
 log = structlog.get_logger()
 
-QUIET_SECONDS = 2.0
-"""An upload younger than this is sighted only when complete, so that small ones cost one row."""
-PROGRESS_SECONDS = 5.0
-"""At least so long between two sightings of an incomplete upload."""
-SETTLE_SECONDS = 5.0
-"""An ``.info`` that stays unreadable and unchanged for so long is really broken."""
 SOON = 0.2
 """Seconds until a directory that appeared is looked into."""
-VANISH_SECONDS = 60.0
-"""An incomplete upload whose files are gone for so long was taken back."""
 FULL_SECONDS = 5.0
 """Pause where no space is left for the journal."""
 ANNOUNCED_SECONDS = 86400.0
 """An announcement that no upload follows for so long is given up."""
 
-_UNSEEN = Seen(stamp=0, path="", size=None, received=-1)
-_SHOWN = 100
-"""Problems that the status lists; the count tells of the others."""
 _BATCH = 256
 _AT_ONCE = 64
 """Sightings under way together: the journal commits them as a group."""
-
-
-@dataclass(slots=True)
-class _Open:
-    """An incomplete upload."""
-
-    seen: Seen
-    device: int
-    first: float
-    told: float | None = None
-    """When the journal last heard of it."""
-    large: bool = False
-    """Whether so much of it is there that the journal should know at once."""
-    needs_partials: bool = False
-    """Whether it is being put together: the journal keeps its partials once it knows of it."""
-    missing: float | None = None
-    """Since when its files are gone."""
-
-
-@dataclass(slots=True)
-class _Torn:
-    """An ``.info`` that can't be read."""
-
-    stamp: int
-    since: float
-    reported: bool = False
 
 
 class Finder:
@@ -100,8 +62,8 @@ class Finder:
         *,
         follow_after: float = math.inf,
     ) -> None:
-        self.problems: dict[str, Error] = {}
-        """What can't be taken in, by path below the info directory; empty path: all of it."""
+        self.problems = Problems(metrics)
+        """What can't be taken in."""
         self.paused = False
         """Whether intake waits for space for the journal."""
         self.scanned = asyncio.Event()
@@ -110,14 +72,11 @@ class Finder:
         self._journal = journal
         self._metrics = metrics
         self._clock = clock
-        self._follow_after = follow_after
         self._partials = Partials(uploads, journal)
         self._settled: set[int] = set()
         self._known: dict[str, Identity] = {}
-        self._open: dict[str, _Open] = {}
-        self._by_data: dict[str, str] = {}
-        self._torn: dict[str, _Torn] = {}
         self._due: dict[str, float] = {}
+        self._receiving = Receiving(uploads.directory, self._due, follow_after)
         self._hints: set[str] = set()
         self._wake = asyncio.Event()
         self._rescan_at = 0.0
@@ -157,7 +116,7 @@ class Finder:
         """
         found = await asyncio.to_thread(look, self._uploads, tus_id)
         if isinstance(found.found, Outcome) and found.found in {Outcome.GONE, Outcome.NO_DATA}:
-            self._forget(tus_id)
+            self._receiving.forget(tus_id)
             await self._terminate(tus_id)
             if upload is not None and not upload.is_partial:
                 unseen = unseen_upload(self._uploads, tus_id, upload)
@@ -169,14 +128,9 @@ class Finder:
         return {
             "scanned": self.scanned.is_set(),
             "paused": self.paused,
-            "receiving": len(self._open),
+            "receiving": len(self._receiving),
             "watch_problem": "; ".join(watch),
-            "problems": len(self.problems),
-            "problem_list": {
-                path: {"code": error.code, "message": error.message}
-                for path, error in islice(self.problems.items(), _SHOWN)
-            },
-        }
+        } | self.problems.status()
 
     # Turns ----------------------------------------------------------------------------------
 
@@ -232,8 +186,8 @@ class Finder:
         name = path.rpartition("/")[2]
         if name.endswith((".lock", ".stop")) or ".lock." in name:
             return None
-        if path in self._by_data:
-            return self._by_data[path]
+        if (stem := self._receiving.of_data(path)) is not None:
+            return stem
         infos = f"{self._uploads.info_directory}/"
         if path.endswith(INFO_SUFFIX) and path.startswith(infos):
             return path[len(infos) :].removesuffix(INFO_SUFFIX) or None
@@ -254,9 +208,7 @@ class Finder:
             await self._journal.known(str(self._uploads.directory))
         ).items():
             if state is UploadState.RECEIVING:
-                opened = _Open(_UNSEEN, identity.device, now, told=now, missing=now)
-                self._open[tus_id] = opened
-                self._due[tus_id] = now + VANISH_SECONDS
+                self._receiving.remember(tus_id, identity.device, now)
             elif state is not UploadState.FAILED:
                 self._known[tus_id] = identity
 
@@ -271,18 +223,14 @@ class Finder:
                 await self._take(stems)
                 await self._take(self._drained())
         except OSError as error:
-            self._trouble("", error)
+            self.problems.trouble("", error)
             self._record_scan("failed", began, walk, looked, error_code=SourceUnavailableError.code)
             return
         except StateFullError as error:
             self._record_scan("failed", began, walk, looked, error_code=error.code)
             raise
         self._settled -= walk.settled - walk.met
-        for path in [path for path in self.problems if path == "" or path.endswith("/")]:
-            if path not in walk.problems:
-                del self.problems[path]
-        for path, failure in walk.problems.items():
-            self._trouble(path, failure)
+        self.problems.walked(walk.problems)
         self._known = {}
         if not self.scanned.is_set():
             await self._sweep()
@@ -300,7 +248,7 @@ class Finder:
             rescan_seconds=round(time.monotonic() - began, 6),
             infos=walk.infos,
             looked=looked,
-            receiving=len(self._open),
+            receiving=len(self._receiving),
             problems=len(self.problems),
             **fields,
         )
@@ -317,34 +265,33 @@ class Finder:
         return [self._look_at(stem) for stem in stems]
 
     def _look_at(self, stem: str) -> Look:
-        was = self._open.get(stem)
         return look(
             self._uploads,
             stem,
-            None if was is None else was.seen,
+            self._receiving.seen(stem),
             self._known.get(stem),
-            whole=was is None or self._is_due(was, time.monotonic()),
+            whole=self._receiving.is_due(stem, time.monotonic()),
         )
 
     async def _judge(self, found: Look) -> None:
         stem = found.stem
         match found.found:
             case Sighting() as sighting:
-                self._readable(stem)
+                self.problems.readable(stem)
                 await self._sighted(found, sighting)
             case InfoError() as error:
                 self._unreadable(stem, found.stamp, error)
             case OSError() as error:
-                self._trouble(stem, error)
+                self.problems.trouble(stem, error)
             case Outcome.GROWING:
-                self._grew(stem, found.received)
+                self._receiving.grew(stem, found.received)
             case Outcome.SETTLED | Outcome.ASIDE:
-                self._readable(stem)
+                self.problems.readable(stem)
                 self._settle(found)
             case Outcome.FOLDER:
                 self._scan_soon()
             case Outcome.GONE | Outcome.NO_DATA:
-                self._readable(stem)
+                self.problems.readable(stem)
                 await self._missed(stem)
 
     async def _sighted(self, found: Look, sighting: Sighting) -> None:
@@ -353,12 +300,8 @@ class Finder:
                 self._settle(found)
             return
         now = time.monotonic()
-        was = self._opened(found, sighting, now)
-        if not self._is_due(was, now):
-            self._later(found.stem, was)
-        elif await self._sight(sighting):
-            was.told = now
-            was.seen = replace(was.seen, received=found.received)
+        if self._receiving.put(found, sighting, now) and await self._sight(sighting):
+            self._receiving.told(found.stem, found.received, now)
 
     async def _sight(self, sighting: Sighting) -> bool:
         """Tell the journal; False where it can't take this one. Raises StateFullError."""
@@ -368,72 +311,25 @@ class Finder:
         except StateFullError:
             raise
         except DropoffError as error:
-            self._problem(stem, Error(code=error.code, message=error.message, retryable=True))
+            self.problems.add(stem, Error(code=error.code, message=error.message, retryable=True))
             return False
         except Exception:
             # One upload's oddity must not keep the others out.
-            log.exception("upload can't be taken in", tus_id=_shown(stem))
+            log.exception("upload can't be taken in", tus_id=shown(stem))
             message = "it can't be taken in; the log tells why"
-            self._problem(stem, Error(code="internal", message=message, retryable=True))
+            self.problems.add(stem, Error(code="internal", message=message, retryable=True))
             return False
-        self.problems.pop(_shown(stem), None)
+        self.problems.solved(stem)
         return True
-
-    def _opened(self, found: Look, sighting: Sighting, now: float) -> _Open:
-        stem = found.stem
-        was = self._open.get(stem)
-        if was is None:
-            was = self._open[stem] = _Open(_UNSEEN, sighting.identity.device, now)
-        elif was.seen.stamp == 0:
-            was.told = None  # from before the start: it is there
-        if sighting.path != stem:
-            self._by_data[str(self._uploads.directory / sighting.path)] = stem
-        was.seen = Seen(found.stamp, sighting.path, sighting.size, was.seen.received)
-        was.device, was.missing = sighting.identity.device, None
-        was.large = found.received >= self._follow_after
-        was.needs_partials = bool(sighting.partials)
-        return was
-
-    def _grew(self, stem: str, received: int) -> None:
-        was = self._open.get(stem)
-        if was is not None:
-            was.missing = None
-            if received != was.seen.received:
-                was.large = received >= self._follow_after
-                self._later(stem, was)
-
-    def _later(self, stem: str, was: _Open) -> None:
-        if was.told is not None:
-            self._due[stem] = was.told + PROGRESS_SECONDS
-        else:
-            self._due[stem] = was.first + (0 if was.large else QUIET_SECONDS)
-
-    def _is_due(self, was: _Open, now: float) -> bool:
-        if was.told is None:
-            return was.large or was.needs_partials or now - was.first >= QUIET_SECONDS
-        return now - was.told >= PROGRESS_SECONDS
 
     def _settle(self, found: Look) -> None:
         self._settled.add(found.stamp)
-        self._forget(found.stem)
+        self._receiving.forget(found.stem)
 
     async def _missed(self, stem: str) -> None:
         """An upload that isn't there. An incomplete one that we knew was taken back, in the end."""
-        was = self._open.get(stem)
-        now = time.monotonic()
-        if was is None or was.told is None:
-            self._forget(stem)
-            return
-        if was.missing is None:
-            was.missing = now
-        if now - was.missing < VANISH_SECONDS:
-            self._due[stem] = was.missing + VANISH_SECONDS
-        elif await asyncio.to_thread(_device, self._uploads.directory) == was.device:
-            self._forget(stem)
+        if await self._receiving.was_taken_back(stem, time.monotonic()):
             await self._terminate(stem)
-        else:
-            # Another file system is there, or none: that says nothing about the upload.
-            self._due[stem] = now + VANISH_SECONDS
 
     async def _terminate(self, stem: str) -> None:
         upload = await self._journal.terminate(str(self._uploads.directory), stem, self._clock())
@@ -446,51 +342,7 @@ class Finder:
         except SourceUnavailableError as error:
             log.warning("partials_left", code=error.code, error=error.message)
 
-    def _forget(self, stem: str) -> None:
-        was = self._open.pop(stem, None)
-        if was is not None:
-            self._by_data.pop(str(self._uploads.directory / was.seen.path), None)
-        self._due.pop(stem, None)
-
-    # Problems -------------------------------------------------------------------------------
-
     def _unreadable(self, stem: str, stamp: int, error: InfoError) -> None:
-        now = time.monotonic()
-        torn = self._torn.get(stem)
-        if torn is None or torn.stamp != stamp:
-            torn = self._torn[stem] = _Torn(stamp, now)
-        if now - torn.since < SETTLE_SECONDS:
-            self._due[stem] = min(now + SETTLE_SECONDS / 10, torn.since + SETTLE_SECONDS)
-        elif not torn.reported:
-            torn.reported = True
-            self._metrics.record("upload", "failed", tus_id=_shown(stem), error_code=error.code)
-            self._problem(stem, Error(code=error.code, message=error.message, retryable=False))
-
-    def _readable(self, stem: str) -> None:
-        self._torn.pop(stem, None)
-        problem = self.problems.get(_shown(stem))
-        if problem is not None and problem.code in {InfoError.code, SourceUnavailableError.code}:
-            del self.problems[_shown(stem)]
-
-    def _trouble(self, stem: str, error: OSError) -> None:
-        message = error.strerror or str(error)
-        code = SourceUnavailableError.code
-        self._problem(stem, Error(code=code, message=message, retryable=True))
-
-    def _problem(self, stem: str, error: Error) -> None:
-        shown = _shown(stem)
-        if self.problems.get(shown) != error:
-            self.problems[shown] = error
-            log.warning("problem at intake", path=shown, code=error.code, error=error.message)
-
-
-def _shown(stem: str) -> str:
-    """A path as text that can be logged and sent, whatever bytes it is made of."""
-    return stem.encode("utf-8", "backslashreplace").decode()
-
-
-def _device(directory: Path) -> int | None:
-    try:
-        return directory.stat().st_dev
-    except OSError:
-        return None
+        again = self.problems.unreadable(stem, stamp, error, time.monotonic())
+        if again is not None:
+            self._due[stem] = again

@@ -127,8 +127,8 @@ async def test_progress_ten_times_a_second_is_reported_now_and_then(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Only the pace is quicker here than a report each five seconds."""
-    monkeypatch.setattr("daemon.intake.finder.QUIET_SECONDS", 0.1)
-    monkeypatch.setattr("daemon.intake.finder.PROGRESS_SECONDS", 0.0)
+    monkeypatch.setattr("daemon.intake.receiving.QUIET_SECONDS", 0.1)
+    monkeypatch.setattr("daemon.intake.receiving.PROGRESS_SECONDS", 0.0)
     monkeypatch.setattr("daemon.journal.intake.RECEIVING_REPORT_SECONDS", 1.0)
     assert intake.scanned.is_set()
     told: list[Report] = []

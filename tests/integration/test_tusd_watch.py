@@ -148,7 +148,7 @@ async def test_parts_are_no_uploads_and_the_whole_is_one(
 async def test_one_that_the_client_takes_back_is_terminated(
     settings: Settings, journal: SqliteJournal, version: Version, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("daemon.intake.finder.QUIET_SECONDS", 0.0)
+    monkeypatch.setattr("daemon.intake.receiving.QUIET_SECONDS", 0.0)
     intake = Intake(settings, journal, Recorded())
     with Tusd(settings.uploads.directory, version=version) as tusd:
         async with TusClient(tusd.url) as client, running(intake):

@@ -17,6 +17,7 @@ import pytest
 
 import daemon.intake.finder as finder_module
 from daemon.errors import StateFullError
+from daemon.intake import problems, receiving
 from daemon.intake.finder import Finder
 from daemon.intake.intake import Intake
 from daemon.intake.scan import Walk
@@ -360,7 +361,7 @@ async def test_a_torn_info_is_read_again_until_it_settles(
 async def test_a_broken_info_is_a_problem_that_people_see(
     settings: Settings, journal: SqliteJournal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(finder_module, "SETTLE_SECONDS", 0.3)
+    monkeypatch.setattr(problems, "SETTLE_SECONDS", 0.3)
     metrics = Recorded()
     intake = Intake(settings, journal, metrics)
     broken = settings.uploads.directory / "broken.info"
@@ -389,8 +390,8 @@ async def test_data_named_like_an_info_is_data(settings: Settings) -> None:
 async def test_an_incomplete_upload_that_vanished_was_taken_back(
     settings: Settings, journal: SqliteJournal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(finder_module, "VANISH_SECONDS", 0.3)
-    monkeypatch.setattr(finder_module, "QUIET_SECONDS", 0.0)
+    monkeypatch.setattr(receiving, "VANISH_SECONDS", 0.3)
+    monkeypatch.setattr(receiving, "QUIET_SECONDS", 0.0)
     lay(settings.uploads, "one", b"1")
     lay(settings.uploads, "stays", b"1")
     async with running(intake_of(settings, journal)):
@@ -439,7 +440,7 @@ async def test_one_that_the_journal_chokes_on_does_not_keep_the_others_out(
     finder = Finder(settings.uploads, journal, Recorded())
     await finder._scan()
     assert sorted(sighting.tus_id for sighting in journal.sighted) == ["a", "z"]
-    assert finder.problems["bad"].code == "internal"
+    assert finder.problems.found["bad"].code == "internal"
 
 
 async def test_a_replaced_directory_is_watched_again(
