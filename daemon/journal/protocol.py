@@ -103,7 +103,10 @@ class ProcessingJournal(Protocol):
     """What the way from received to done writes."""
 
     async def work(self) -> Sequence[Work]:
-        """Every upload that is received, processing or stored, oldest first."""
+        """Every upload that is received, processing or stored, oldest first.
+
+        And those that failed before they were announced, though their study is known.
+        """
 
     async def upload(self, upload: str) -> Upload:
         """One upload."""

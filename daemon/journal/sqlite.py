@@ -140,7 +140,7 @@ class SqliteJournal:
     # Processing -------------------------------------------------------------------------------
 
     async def work(self) -> Sequence[Work]:
-        """Every upload that is received, processing or stored, oldest first."""
+        """Every upload that something is left to do for, oldest first."""
         return await self._readers.run(processing.work)
 
     async def upload(self, upload: str) -> Upload:

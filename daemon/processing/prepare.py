@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from daemon.errors import StudyMissingError, StudyRefusedError
 from daemon.journal.model import Envelope, NewDelivery, Upload
 from daemon.plan import Announcing, Plan
@@ -46,12 +48,32 @@ async def fixed(context: Context, upload: Upload, size: int) -> tuple[Envelope, 
     """
     study = upload.study or ""
     if not upload.announced:
-        await context.journal.announced(upload.id, await context.broker.announce(_telling(upload)))
-    plan = await context.broker.plan(study)
+        await announce(context, upload)
+    plan = await context.unless_stopped(context.broker.plan(study))
     if plan.max_size is not None and size > plan.max_size:
         raise StudyRefusedError(f"the study takes uploads of at most {plan.max_size} bytes", 413)
     envelope = _envelope(plan)
     return envelope, _deliveries(context, plan, envelope, upload, size)
+
+
+async def announce(context: Context, upload: Upload) -> None:
+    """Tell the broker of the upload, by the upload's own id, and remember what it says.
+
+    Where the process dies or the service stops in between it is asked again, which changes
+    nothing. Raises StudyRefusedError, ApiUnreachableError.
+    """
+    asking = asyncio.create_task(context.unless_stopped(_announce(context, upload)))
+    try:
+        await asyncio.shield(asking)
+    except asyncio.CancelledError:
+        # Taken back meanwhile: who hears of it now has to hear of its end, too.
+        await asyncio.wait([asking])
+        raise
+
+
+async def _announce(context: Context, upload: Upload) -> None:
+    api_id = await context.broker.announce(_telling(upload))
+    await context.journal.announced(upload.id, api_id)
 
 
 def _telling(upload: Upload) -> Announcing:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import structlog
 
+from daemon.errors import ApiUnreachableError, StudyRefusedError
 from daemon.journal.model import (
     Delivery,
     DeliveryState,
@@ -22,7 +23,7 @@ from daemon.processing.deliver import DeliveryRun, is_read_back
 from daemon.processing.follow import Follower
 from daemon.processing.growth import take_in
 from daemon.processing.past import is_trusted, is_unchanged, throw_away
-from daemon.processing.prepare import WHOLE_LIMIT, check_size, prepare
+from daemon.processing.prepare import WHOLE_LIMIT, announce, check_size, prepare
 from daemon.processing.receipts import keep_receipt, make_receipt
 from daemon.scheduling.places import Places
 from daemon.tasks import run_all
@@ -34,6 +35,9 @@ from pipeline.source import Source
 
 RESTARTS = 3
 """So often an upload whose source changed under its key starts over before it fails."""
+
+ASKS = 7
+"""Which try's pause stands between two announcements of an upload that failed: a minute or so."""
 
 
 class UploadRun:
@@ -80,6 +84,8 @@ class UploadRun:
                 return await self._process(upload)
             case UploadState.STORED:
                 return await self._clean_up(upload)
+            case UploadState.FAILED:
+                return await self._make_known(upload)
             case _:
                 return 0
         return None
@@ -216,17 +222,34 @@ class UploadRun:
             raise SourceChangedError("the file changed after one destination had stored it")
         await throw_away(self._context, upload)
 
-    async def _failed(self, upload: Upload, error: DropoffError) -> float:
+    async def _make_known(self, upload: Upload) -> float:
+        """Announce one that failed before it was, so that the report of that can go out."""
+        refused = upload.error is not None and upload.error.code == StudyRefusedError.code
+        if upload.announced or upload.study is None or refused:
+            return 0
+        try:
+            await announce(self._context, upload)
+        except DropoffError as error:
+            self._log.warning("failure_unannounced", error_code=error.code, error=error.message)
+            return self._again_at(error, ASKS) if error.retryable else 0
+        return 0
+
+    def _again_at(self, error: DropoffError, tries: int) -> float:
+        """When to try again what failed so often; not before the REST API's own time."""
+        asked = error.retry_after if isinstance(error, ApiUnreachableError) else None
+        return self._context.clock() + max(self._context.backoff.delay(tries), asked or 0.0)
+
+    async def _failed(self, upload: Upload, error: DropoffError) -> float | None:
         told = error_of(error)
         if error.retryable:
-            next_at = self._context.clock() + self._context.backoff.delay(upload.attempts + 1)
+            next_at = self._again_at(error, upload.attempts + 1)
             await self._journal.postpone(upload.id, told, next_at)
             self._log.warning(
                 "upload_postponed", error_code=told.code, error=told.message, state=upload.state
             )
             return next_at
         await self._fail(upload, told)
-        return 0
+        return None
 
     async def _fail(self, upload: Upload, error: Error) -> None:
         await self._journal.fail(upload.id, error, self._context.clock())

@@ -147,7 +147,12 @@ class Sightings(RuleBasedStateMachine):
 
     @invariant()
     def work_is_exactly_what_is_left_to_do(self) -> None:
-        left = {upload.id for upload in self._all() if RANK.get(upload.state, 0) > 0}
+        left = {
+            upload.id
+            for upload in self._all()
+            if RANK.get(upload.state, 0) > 0
+            or (upload.state is UploadState.FAILED and not upload.announced)
+        }
         assert {work.upload for work in self._runner.run(self._journal.work())} == left
 
     def _all(self) -> list[Upload]:
