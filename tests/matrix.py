@@ -37,6 +37,8 @@ _NOTES = (
     "What works with which server, as the tests saw it. `DIR` is what `install hooks` wrote,",
     "`LISTEN` is `[hooks] listen`. tusd 1 needs its `-hooks-enabled-events`: a request that calls",
     "two hooks it doesn't wait for may end it, as it changes headers that it is just writing out.",
+    "By AMQP alone rustus tells of uploads and asks nobody; with file or HTTP hooks beside it, it",
+    "also asks.",
 )
 
 

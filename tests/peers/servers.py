@@ -6,21 +6,24 @@ and the daemon.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from daemon.cli import main
 from daemon.cli.install import RUSTUS_FILE
+from daemon.cli.install_amqp import RUSTUS_ENVIRONMENT
 from pipeline.envelope import keys
 from tests.peers import rustus, tusd
 from tests.peers.dropoffd import Dropoffd
 from tests.peers.hawk import HawkServer
 from tests.peers.nginx import Nginx
 from tests.peers.oracle import Folder
+from tests.peers.rabbitmq import PASSWORD, RabbitMq
 from tests.peers.rustus import Rustus
 from tests.peers.tusd import STEADY, Tusd, free_port
 
@@ -77,6 +80,12 @@ class Wiring:
     """Lines of the daemon's ``[hooks]``."""
     tables: str = ""
     """Further tables of its config."""
+    environment_file: Path | None = None
+    """With variables of the tus server."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Further variables of the tus server."""
+    secrets: Mapping[str, str] = field(default_factory=dict)
+    """Of the daemon's environment."""
     asks: bool = True
     """Whether the tus server waits for the daemon's word before it makes an upload."""
 
@@ -115,6 +124,22 @@ def _rustus_http(ground: Ground) -> Wiring:
     return Wiring(("--hooks-http-urls", url), 'timeout = "1500ms"\n')
 
 
+def _rustus_amqp(ground: Ground) -> Wiring:
+    broker = ground.stack.enter_context(RabbitMq(ground.directory / "rabbit"))
+    return Wiring(
+        tables=f'[hooks.amqp]\nurl = "{broker.url}"\n',
+        environment_file=ground.hooks / RUSTUS_ENVIRONMENT,
+        environment={"RUSTUS_HOOKS_AMQP_URL": broker.full_url},
+        secrets={"DROPOFF_AMQP_PASSWORD": PASSWORD},
+        asks=False,
+    )
+
+
+def _rustus_celery(ground: Ground) -> Wiring:
+    wiring = _rustus_amqp(ground)
+    return replace(wiring, tables=wiring.tables + "celery = true\n")
+
+
 HOOKS: dict[Server, dict[str, Callable[[Ground], Wiring]]] = {
     "tusd": {"file": _tusd_file, "HTTP": _tusd_http, "none": _none},
     "tusd1": {"file": _tusd1_file, "HTTP": _tusd1_http, "none": _none},
@@ -122,6 +147,8 @@ HOOKS: dict[Server, dict[str, Callable[[Ground], Wiring]]] = {
         "file": _rustus_file,
         "directory": _rustus_directory,
         "HTTP": _rustus_http,
+        "AMQP": _rustus_amqp,
+        "AMQP with Celery": _rustus_celery,
         "none": _none,
     },
 }
@@ -211,7 +238,8 @@ def site(directory: Path, setup: Setup) -> Iterator[Site]:
         listen = f"127.0.0.1:{free_port()}"
         ground = Ground(directory, directory / "hooks", listen, stack)
         wiring = HOOKS[setup.server][setup.hooks](ground)
-        daemon = Dropoffd(directory / "daemon", _config(ground, setup, wiring), api.environment)
+        environment = {**api.environment, **wiring.secrets}
+        daemon = Dropoffd(directory / "daemon", _config(ground, setup, wiring), environment)
         infos = _infos(directory, setup, daemon)
         told = ["--server", setup.server, "--config", str(daemon.config)]
         assert main(["install", "hooks", "--directory", str(ground.hooks), *told]) == 0
@@ -254,11 +282,20 @@ def _infos(directory: Path, setup: Setup, daemon: Dropoffd) -> Path:
 
 def _server(setup: Setup, uploads: Path, infos: Path, wiring: Wiring) -> Tusd | Rustus:
     if setup.server == "rustus":
-        return Rustus(uploads, infos, options=wiring.options)
+        environment = _environment(wiring)
+        return Rustus(uploads, infos, options=wiring.options, environment=environment)
     version: tusd.Version = 1 if setup.server == "tusd1" else 2
     return Tusd(uploads, version=version, port=free_port(), options=wiring.options)
 
 
+def _environment(wiring: Wiring) -> dict[str, str]:
+    file = wiring.environment_file
+    lines = [] if file is None else shlex.split(file.read_text(), comments=True)
+    return dict(line.split("=", 1) for line in lines) | dict(wiring.environment)
+
+
 def _shown(ground: Ground, wiring: Wiring) -> str:
-    options = " ".join(wiring.options)
+    # A file of variables is shown as systemd takes it.
+    file = wiring.environment_file
+    options = " ".join(wiring.options if file is None else (f"EnvironmentFile={file}",))
     return options.replace(str(ground.hooks), "DIR").replace(ground.listen, "LISTEN")
