@@ -26,6 +26,9 @@ class _Task(msgspec.Struct, frozen=True, array_like=True):
     more: dict[str, msgspec.Raw] | None
 
 
+_TASK_DECODER = msgspec.json.Decoder(_Task)
+
+
 def parse_message(
     body: bytes, routing_key: str, headers: Mapping[str, Any] | None, amqp: Amqp
 ) -> Event:
@@ -54,7 +57,7 @@ def _inner(body: bytes, celery: bool | None) -> bytes:  # noqa: FBT001 - None is
     if not is_list:
         return body
     try:
-        (event,) = decode(body, _Task).arguments
+        (event,) = decode(body, _TASK_DECODER).arguments
     except InfoError as error:
         raise SpoolError(f"no call of a Celery task as rustus makes it: {error.message}") from None
     return bytes(event)

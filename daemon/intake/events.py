@@ -85,15 +85,20 @@ def parse_event(data: bytes, hook: str | None) -> Event:
     return event
 
 
+_ENVELOPE = msgspec.json.Decoder(_Envelope)
+_TUSD = msgspec.json.Decoder(_TusdBody)
+_RUSTUS = msgspec.json.Decoder(_RustusBody)
+
+
 def _parse(data: bytes, hook: str | None) -> Event:
-    envelope = decode(data, _Envelope)
+    envelope = decode(data, _ENVELOPE)
     if envelope.event is not _ABSENT:
         name = envelope.hook or hook or ""
-        return _tusd(decode(bytes(envelope.event), _TusdBody), name, "tusd")
+        return _tusd(decode(bytes(envelope.event), _TUSD), name, "tusd")
     if envelope.tusd1 is not _ABSENT:
-        return _tusd(decode(data, _TusdBody), hook or "", "tusd1")
+        return _tusd(decode(data, _TUSD), hook or "", "tusd1")
     if envelope.rustus is not _ABSENT:
-        body = decode(data, _RustusBody)
+        body = decode(data, _RUSTUS)
         client = body.request.remote_addr or ""
         return Event(
             hook=hook or "",

@@ -176,25 +176,35 @@ def parse(data: bytes, stem: str) -> Info:
     return checked(info)
 
 
+_KEYS = msgspec.json.Decoder(_Keys)
+_TUSD = msgspec.json.Decoder(TusdUpload)
+_TUSPYSERVER = msgspec.json.Decoder(_TuspyserverUpload)
+_RUSTUS = msgspec.json.Decoder(RustusUpload)
+
+
 def _parse(data: bytes, stem: str) -> Info:
-    keys = decode(data, _Keys)
+    keys = decode(data, _KEYS)
     if keys.tusd is not _ABSENT:
-        return decode(data, TusdUpload).info()
+        return decode(data, _TUSD).info()
     if keys.tuspyserver is not _ABSENT:
-        return decode(data, _TuspyserverUpload).info(stem)
+        return decode(data, _TUSPYSERVER).info(stem)
     if keys.rustus is not _ABSENT:
-        return decode(data, RustusUpload).info()
+        return decode(data, _RUSTUS).info()
     raise InfoError("no tus server's: it has none of ID, length, defer_length")
 
 
-def decode(data: bytes, kind: type[T]) -> T:
-    """JSON of a known shape. Raises InfoError that says what is wrong with it."""
+def decode(data: bytes, decoder: msgspec.json.Decoder[T]) -> T:
+    """JSON of a known shape. Raises InfoError that says what is wrong with it.
+
+    The decoder is to be made where a module is imported: msgspec works a type out at its first
+    use, and crashes where a second thread uses it meanwhile.
+    """
     if len(data) > MAX_INFO:
         raise InfoError(f"over {MAX_INFO} bytes")
     if not data:
         raise InfoError("empty")
     try:
-        return msgspec.json.decode(data, type=kind)
+        return decoder.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InfoError(f"not as expected: {error}") from None
     except RecursionError:

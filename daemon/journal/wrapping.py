@@ -56,6 +56,11 @@ def _context(upload: str, purpose: str) -> bytes:
     return f"{upload}\n{purpose}".encode()
 
 
+# Made while one thread imports this: msgspec works a type out at its first use, and crashes where
+# a second thread uses it meanwhile. After a start all that is due is read at once.
+_spec = msgspec.json.Decoder(DestinationSpec)
+
+
 def split_destination(spec: DestinationSpec) -> tuple[bytes, bytes | None]:
     """A destination as JSON: what may be stored in clear, and what is secret (None: nothing)."""
     fields = msgspec.to_builtins(spec)
@@ -69,7 +74,7 @@ def join_destination(public: str, secret: bytes | None) -> DestinationSpec:
     fields = msgspec.json.decode(public)
     if secret is not None:
         fields |= msgspec.json.decode(secret)
-    return msgspec.convert(fields, DestinationSpec)
+    return _spec.decode(msgspec.json.encode(fields))
 
 
 def load_key(directory: Path, *, needed: bool) -> bytes:
