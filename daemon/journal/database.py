@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -127,6 +128,7 @@ def lock(directory: Path) -> int:
     path = directory / LOCK_FILE
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _sync_names(directory)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise not_accessible(path, error) from error
@@ -138,6 +140,15 @@ def lock(directory: Path) -> int:
             f"{directory} is in use by another dropoffd: each needs a [state] directory of its own"
         ) from None
     return descriptor
+
+
+def _sync_names(directory: Path) -> None:
+    """Have a state directory and what was made in it survive a power loss, its own path too."""
+    sync_directory(directory)
+    for parent in directory.absolute().parents:
+        # One that we may not read, or that can't be synced, was not made by us.
+        with contextlib.suppress(OSError):
+            sync_directory(parent)
 
 
 def _create(path: Path) -> None:

@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -69,11 +69,14 @@ class Dropoffd:
         text = (self.state / "metrics.jsonl").read_text()
         return [json.loads(line) for line in text.splitlines()]
 
-    def start(self, *, wait: bool = True) -> None:
-        """Start it; with ``wait``, until it says that it runs."""
+    def start(self, *, wait: bool = True, before: Sequence[str] = ()) -> None:
+        """Start it; with ``wait``, until it says that it runs.
+
+        ``before`` is put before the command: a program that runs it.
+        """
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "daemon", "run", "--config", str(self.config)],
+                [*before, sys.executable, "-m", "daemon", "run", "--config", str(self.config)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
