@@ -1,0 +1,524 @@
+"""Whatever happens in whatever order: each upload ends as a small model says it has to.
+
+Journal, finder, hooks, conductor and outbox are real; destinations and the REST API are in memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import io
+import json
+import random
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from daemon.backoff import Backoff
+from daemon.broker.outbox import Outbox
+from daemon.errors import ApiUnreachableError, ConflictError
+from daemon.intake.events import parse_event
+from daemon.intake.finder import Finder
+from daemon.intake.hooks import HookServer
+from daemon.journal.model import OVER, Upload, UploadState
+from daemon.journal.sqlite import SqliteJournal
+from daemon.plan import Announcing, Plan, PlannedDestination
+from daemon.processing.conductor import Conductor
+from daemon.processing.context import Context
+from daemon.scheduling.slots import Slots
+from daemon.settings import Api, Hooks, Pipeline, Settings, Uploads
+from daemon.sources import FileSources
+from pipeline.envelope import keys
+from pipeline.errors import (
+    DestinationRefusedError,
+    DestinationUnreachableError,
+    WorkerLostError,
+)
+from pipeline.messages import Begin, DestinationSpec, Finish, Job, Part, Result, Whole
+from tests.peers.conducting import QuietAudit, Recorder
+from tests.peers.memory_workers import MemoryWorkers
+from tests.peers.oracle import ORDER, decrypted
+
+STUDY = "11111111-2222-4333-8444-555555555555"
+PAIR = keys.crypt4gh_generate()
+SECRET_KEY = keys.crypt4gh_secret(PAIR.secret, lambda: b"")
+DESTINATIONS = ("d0", "d1")
+LARGE = 8 * 1024 * 1024 + 1
+"""Goes out in parts."""
+SIZES = st.sampled_from([0, 1, 1000, 70_000, LARGE])
+WITHDRAWABLE = {
+    UploadState.RECEIVING,
+    UploadState.RECEIVED,
+    UploadState.PROCESSING,
+    UploadState.FAILED,
+}
+WAITING = {UploadState.RECEIVED, UploadState.PROCESSING, UploadState.STORED}
+
+
+class Stores(MemoryWorkers):
+    """Destinations that fail as often as they are told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.faults: list[str] = []
+        self.refused: set[str] = set()
+        """Uploads that a destination said no to."""
+
+    async def run(self, job: Job, source: int | None = None) -> Result:
+        sends = isinstance(job, Begin | Part | Finish | Whole)
+        fault = self.faults.pop(0) if sends and self.faults else None
+        if fault == "away":
+            raise DestinationUnreachableError("away")
+        if fault == "refused":
+            assert isinstance(job, Begin | Part | Finish | Whole)
+            self.refused.add(job.target.name.partition("/")[0])
+            raise DestinationRefusedError("no")
+        result = await super().run(job, source)
+        if fault == "lost":
+            raise WorkerLostError("it died with the answer")
+        return result
+
+
+class Memory:
+    """A REST API that is away, or whose answers get lost, as often as it is told."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.faults: list[str] = []
+        self.ids: dict[str, str] = {}
+        """By Idempotency-Key."""
+        self.reports: dict[str, list[dict[str, Any]]] = {}
+        """By id, each report once."""
+        self._plan = plan
+
+    async def announce(self, announcing: Announcing) -> str | None:
+        with self._faulty():
+            self.ids.setdefault(announcing.key, f"api-{len(self.ids) + 1}")
+        return self.ids[announcing.key]
+
+    async def plan(self, study: str) -> Plan:
+        assert study == STUDY
+        with self._faulty():
+            pass
+        return self._plan
+
+    async def report(self, api_id: str, body: dict[str, Any]) -> None:
+        with self._faulty():
+            assert api_id in self.ids.values()
+            taken = self.reports.setdefault(api_id, [])
+            same = [each for each in taken if each["report"] == body["report"]]
+            assert same in ([], [body]), "a report never changes once it was sent"
+            taken.extend([] if same else [body])
+
+    @contextlib.contextmanager
+    def _faulty(self) -> Iterator[None]:
+        fault = self.faults.pop(0) if self.faults else None
+        if fault == "away":
+            raise ApiUnreachableError("away")
+        yield
+        if fault == "lost":
+            raise ApiUnreachableError("the answer was lost")
+
+
+@dataclass
+class Expected:
+    """What the model knows of one upload."""
+
+    data: bytes
+    received: int
+    end: str = "done"
+    """done, partial, terminated, discarded, or gone before anybody knew of it."""
+    metadata: dict[str, str] = field(default_factory=dict)
+
+
+class World:
+    """One state and upload directory, and the daemons that come and go there."""
+
+    def __init__(self) -> None:
+        self.directory = Path(tempfile.mkdtemp())
+        self.uploads = self.directory / "uploads"
+        for name in ("uploads", "receipts"):
+            (self.directory / name).mkdir()
+        self.now = 1_000_000.0
+        destinations = tuple(
+            PlannedDestination(
+                spec=DestinationSpec(name=name, type="directory", directory="/d"),
+                path="{upload}/{filename}",
+            )
+            for name in DESTINATIONS
+        )
+        self.api = Memory(
+            Plan(
+                study=STUDY,
+                max_size=None,
+                encrypt="crypt4gh",
+                recipients=(PAIR.public,),
+                destinations=destinations,
+            )
+        )
+        self.stores = Stores()
+        self.settings = Settings(
+            file=None,
+            uploads=Uploads(directory=self.uploads, info_directory=self.uploads),
+            spool=self.directory / "spool",
+            state=self.directory,
+            hooks=Hooks(socket=self.directory / "s"),
+            api=Api(),
+            pipeline=Pipeline(workers=2, part_size=5 * 1024 * 1024, follow=False),
+            destinations={},
+            studies={},
+        )
+
+    async def start(self) -> None:
+        """A daemon of which nothing runs yet."""
+        metrics = Recorder()
+
+        def clock() -> float:
+            return self.now
+
+        self.journal = await SqliteJournal.open(self.directory, clock=clock)
+        context = Context(
+            journal=self.journal,
+            broker=self.api,
+            sources=FileSources(self.uploads),
+            workers=self.stores,
+            slots=Slots(4),
+            metrics=metrics,
+            audit=QuietAudit(),
+            settings=self.settings,
+            clock=clock,
+            backoff=Backoff(0.001, 0.002),
+            stopping=asyncio.Event(),
+        )
+        self.conductor = Conductor(context)
+        self.outbox = Outbox(self.journal, self.api, metrics, clock, Backoff(0.001, 0.002))
+        self.finder = Finder(self.settings.uploads, self.journal, metrics, clock)
+        self.hooks = HookServer(self.settings, self.api, self.journal, metrics, clock)
+        self.journal.listen(self.conductor)
+        self.journal.listen(self.outbox)
+        await self.finder._remember()
+
+    async def kill(self) -> None:
+        """End it without telling any part of it, and start another."""
+        await self.journal.aclose()
+        await self.start()
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        parts = [asyncio.create_task(part.run()) for part in (self.conductor, self.outbox)]
+        try:
+            yield
+            assert not any(part.done() for part in parts)
+        finally:
+            for part in parts:
+                part.cancel()
+            await asyncio.gather(*parts, return_exceptions=True)
+
+    async def settle(self) -> None:
+        """Find all that is there, and work until nothing is left that could be done."""
+        await self.finder._scan()
+        async with self.running(), asyncio.timeout(20):
+            while not await self._quiet():
+                self.now += 60.0
+                await asyncio.sleep(0.002)
+        # What a conductor was told it is told again after its end: here another one takes over.
+        await self.kill()
+
+    async def _quiet(self) -> bool:
+        uploads = await self.all()
+        if self.stores.faults or self.api.faults:
+            # A fault that nothing meets is none.
+            if not any(upload.state in WAITING for upload in uploads):
+                self.stores.faults.clear()
+                self.api.faults.clear()
+            return False
+        reports = await self.journal.report_counts()
+        return not reports["pending"] and not any(upload.state in WAITING for upload in uploads)
+
+    async def all(self) -> list[Upload]:
+        return list(await self.journal.uploads(None, None, 1000))
+
+    def hook(self, name: str, size: int, metadata: dict[str, str]) -> bytes:
+        """A tusd hook's message."""
+        upload = {"ID": name, "Size": size, "SizeIsDeferred": False, "Offset": 0}
+        event = {"Upload": upload | {"MetaData": metadata}, "HTTPRequest": {"RemoteAddr": "c:1"}}
+        return json.dumps({"Type": "pre-create", "Event": event}).encode()
+
+
+class Uploading(RuleBasedStateMachine):
+    """Drives a world, and says what must have become of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.runner = asyncio.Runner()
+        self.world = World()
+        self.known: dict[str, Expected] = {}
+        self.states: dict[str, Upload] = {}
+        self.runner.run(self.world.start())
+
+    def teardown(self) -> None:
+        self.settle()
+        self.runner.run(self.world.journal.aclose())
+        self.runner.close()
+        shutil.rmtree(self.world.directory)
+
+    # What comes in --------------------------------------------------------------------------
+
+    @rule(size=SIZES, seed=st.integers(0, 2**16), whole=st.booleans(), asked=st.booleans())
+    def arrive(self, size: int, seed: int, whole: bool, asked: bool) -> None:  # noqa: FBT001 -- Hypothesis names them
+        data = random.Random(seed).randbytes(size)
+        tus_id = f"t{len(self.known)}"
+        metadata = {"study": STUDY, "filename": "f.bam"}
+        if asked:
+            event = parse_event(self.world.hook("", size, metadata), None)
+            try:
+                admission = self.runner.run(self.world.hooks._decide(event, STUDY))
+            except ApiUnreachableError:
+                return
+            metadata["dropoff_id"] = admission.dropoff_id
+        upload = Expected(data, size if whole else size // 2, metadata=metadata)
+        upload.end = "done" if upload.received == size else "partial"
+        self.known[tus_id] = upload
+        self._write(tus_id, upload)
+
+    @rule(choice=st.integers(0, 99))
+    def grow(self, choice: int) -> None:
+        tus_id = self._choose(choice, "partial")
+        if tus_id is not None:
+            upload = self.known[tus_id]
+            upload.received, upload.end = len(upload.data), "done"
+            with (self.world.uploads / tus_id).open("ab") as file:
+                file.write(upload.data[len(upload.data) // 2 :])
+
+    @rule(order=st.lists(st.integers(0, 5), max_size=6))
+    def hooks_in_any_order_and_any_number(self, order: list[int]) -> None:
+        self.runner.run(self.world.finder.check([f"t{number}" for number in order]))
+
+    @rule()
+    def rescan(self) -> None:
+        self.runner.run(self.world.finder._scan())
+
+    @rule(choice=st.integers(0, 99))
+    def terminate(self, choice: int) -> None:
+        tus_id = self._choose(choice, "partial", "done")
+        if tus_id is None:
+            return
+        before = self._newest(tus_id)
+        for path in (self.world.uploads / tus_id, self.world.uploads / f"{tus_id}.info"):
+            path.unlink(missing_ok=True)
+        self.runner.run(self.world.finder.terminated(tus_id))
+        if before is None:
+            self.known[tus_id].end = "gone"
+        elif before.state in WITHDRAWABLE:
+            self.known[tus_id].end = "terminated"
+
+    @rule(choice=st.integers(0, 99))
+    def a_hook_that_tells_of_the_end_of_another(self, choice: int) -> None:
+        tus_id = self._choose(choice, "partial", "done")
+        if tus_id is not None and (self.world.uploads / tus_id).exists():
+            self.runner.run(self.world.finder.terminated(tus_id))
+
+    # What goes wrong ------------------------------------------------------------------------
+
+    @rule(faults=st.lists(st.sampled_from(["away", "lost", "refused"]), min_size=1, max_size=3))
+    def destinations_fail(self, faults: list[str]) -> None:
+        self.world.stores.faults.extend(faults)
+
+    @rule(faults=st.lists(st.sampled_from(["away", "lost"]), min_size=1, max_size=3))
+    def the_api_fails(self, faults: list[str]) -> None:
+        self.world.api.faults.extend(faults)
+
+    @rule(turns=st.integers(0, 30))
+    def work_a_little_and_die(self, turns: int) -> None:
+        async def die() -> None:
+            async with self.world.running():
+                for _ in range(turns):
+                    self.world.now += 1.0
+                    await asyncio.sleep(0.001)
+            await self.world.kill()
+
+        self.runner.run(die())
+
+    @rule()
+    def die(self) -> None:
+        self.runner.run(self.world.kill())
+
+    @rule(seconds=st.sampled_from([-7200.0, -1.0, 3600.0, 90_000.0]))
+    def the_clock_jumps(self, seconds: float) -> None:
+        self.world.now += seconds
+
+    # What people do -------------------------------------------------------------------------
+
+    @precondition(lambda self: self.failed())
+    @rule(choice=st.integers(0, 99))
+    def retry(self, choice: int) -> None:
+        upload = self._failed_one(choice)
+        self.world.stores.refused.discard(upload.id)
+        self.runner.run(self.world.journal.retry(upload.id, self.world.now))
+
+    @precondition(lambda self: self.failed())
+    @rule(choice=st.integers(0, 99))
+    def discard(self, choice: int) -> None:
+        upload = self._failed_one(choice)
+        self.runner.run(self.world.journal.discard(upload.id, self.world.now))
+        self.known[upload.tus_id].end = "discarded"
+
+    @rule(choice=st.integers(0, 99))
+    def what_has_not_failed_is_not_discarded(self, choice: int) -> None:
+        others = [each for each in self._all() if each.state is not UploadState.FAILED]
+        if others:
+            upload = others[choice % len(others)]
+            with pytest.raises(ConflictError):
+                self.runner.run(self.world.journal.discard(upload.id, self.world.now))
+
+    # What must be ---------------------------------------------------------------------------
+
+    @rule()
+    def settle(self) -> None:
+        """All that can be done is done, and is as the model has it."""
+        self.runner.run(self.world.settle())
+        for tus_id, expected in self.known.items():
+            self._check(tus_id, expected)
+        stored = {each.id for each in self._all() if each.state is UploadState.DONE}
+        unended = {each.id for each in self._all() if each.state is UploadState.FAILED}
+        finished = {name.partition("/")[0] for _, name in self.world.stores.objects}
+        assert stored <= finished
+        assert bool(unended) or not self.world.stores.unfinished, "what was begun is ended"
+        self._check_reports()
+
+    @invariant()
+    def one_upload_is_one_row(self) -> None:
+        uploads = self._all()
+        rows = [upload.tus_id for upload in uploads if upload.tus_id]
+        assert len(rows) == len(set(rows))
+        for upload in uploads:
+            before = self.states.get(upload.id)
+            if before is not None and before.state in OVER:
+                assert upload.state is before.state
+        assert self.states.keys() <= {upload.id for upload in uploads}
+        self.states = {upload.id: upload for upload in uploads}
+
+    @invariant()
+    def no_source_goes_before_it_is_stored_everywhere(self) -> None:
+        for tus_id, expected in self.known.items():
+            if expected.end == "done" and not (self.world.uploads / tus_id).exists():
+                upload = self._newest(tus_id)
+                assert upload is not None
+                assert upload.state in {UploadState.STORED, UploadState.DONE}
+                assert len(self._sealed(upload)) == len(DESTINATIONS)
+
+    def _check(self, tus_id: str, expected: Expected) -> None:
+        upload = self._newest(tus_id)
+        state = None if upload is None else upload.state
+        match expected.end:
+            case "gone":
+                assert state is None
+            case "partial":
+                assert state in {None, UploadState.RECEIVING}
+            case "terminated":
+                assert state is UploadState.TERMINATED
+            case "discarded":
+                assert state is UploadState.DISCARDED
+            case _:
+                assert upload is not None
+                self._check_done(upload, expected)
+
+    def _check_done(self, upload: Upload, expected: Expected) -> None:
+        source = self.world.uploads / upload.tus_id
+        if upload.state is UploadState.FAILED:
+            assert upload.id in self.world.stores.refused
+            assert upload.error is not None
+            assert upload.error.code == "destination_refused"
+            assert source.read_bytes() == expected.data
+            return
+        assert upload.state is UploadState.DONE
+        assert not source.exists()
+        digest = hashlib.sha256(expected.data).hexdigest()
+        assert upload.digest == f"sha256:{digest}"
+        for held in self._sealed(upload):
+            assert decrypted(io.BytesIO(held), SECRET_KEY) == (len(expected.data), digest)
+
+    def _check_reports(self) -> None:
+        by_upload: dict[str, str] = {}
+        states = {upload.api_id: upload.state for upload in self._all() if upload.api_id}
+        for api_id, reports in self.world.api.reports.items():
+            sequences = [report["sequence"] for report in reports]
+            assert sequences == sorted(set(sequences)), "in order, and none twice"
+            told = [report["state"] for report in reports]
+            for tus_id in {report["tus_id"] for report in reports} - {None}:
+                assert by_upload.setdefault(tus_id, api_id) == api_id, "announced twice"
+            if "failed" not in told and told[-1] != "terminated":
+                assert told == sorted(told, key=ORDER.index), "no state goes back"
+            expected = {UploadState.DONE: "stored", UploadState.DISCARDED: "failed"}
+            assert told[-1] == expected.get(states[api_id], states[api_id])
+            assert told.count("stored") <= 1
+
+    def _write(self, tus_id: str, upload: Expected) -> None:
+        info = {
+            "ID": tus_id,
+            "Size": len(upload.data),
+            "SizeIsDeferred": False,
+            "Offset": 0,
+            "MetaData": upload.metadata,
+            "IsPartial": False,
+            "IsFinal": False,
+            "PartialUploads": None,
+            "Storage": {"Type": "filestore", "Path": str(self.world.uploads / tus_id)},
+        }
+        (self.world.uploads / tus_id).write_bytes(upload.data[: upload.received])
+        (self.world.uploads / f"{tus_id}.info").write_text(json.dumps(info))
+
+    def _sealed(self, upload: Upload) -> list[bytes]:
+        objects = self.world.stores.objects.items()
+        held = [data for (_, name), data in objects if name.startswith(f"{upload.id}/")]
+        assert len(held) == len(DESTINATIONS)
+        return held
+
+    def _choose(self, choice: int, *ends: str) -> str | None:
+        found = [tus_id for tus_id, upload in self.known.items() if upload.end in ends]
+        return found[choice % len(found)] if found else None
+
+    def _all(self) -> list[Upload]:
+        return self.runner.run(self.world.all())
+
+    def _newest(self, tus_id: str) -> Upload | None:
+        found = [upload for upload in self._all() if upload.tus_id == tus_id]
+        return max(found, key=lambda upload: upload.generation, default=None)
+
+    def failed(self) -> list[Upload]:
+        return [upload for upload in self._all() if upload.state is UploadState.FAILED]
+
+    def _failed_one(self, choice: int) -> Upload:
+        failed = sorted(self.failed(), key=lambda upload: upload.tus_id)
+        return failed[choice % len(failed)]
+
+
+TestUploading = Uploading.TestCase
+TestUploading.settings = settings(
+    max_examples=12,
+    stateful_step_count=25,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=list(HealthCheck),
+)
+
+
+class Longer(Uploading):
+    """The same, many times."""
+
+
+TestLonger = pytest.mark.long(Longer.TestCase)
+TestLonger.settings = settings(
+    max_examples=2000,
+    stateful_step_count=60,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
