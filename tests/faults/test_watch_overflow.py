@@ -155,15 +155,21 @@ def _tus_id(number: int) -> str:
 def _short_queue() -> Iterator[None]:
     """Watchers that begin meanwhile have a short queue, where this may be said here."""
     lock = Path(tempfile.gettempdir()) / "dropoffd-inotify.lock"
-    with contextlib.ExitStack() as stack:
-        held = stack.enter_context(lock.open("a"))
+    with lock.open("a") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         # Whoever died here before left it short.
         before = max(int(QUEUE.read_text()), USUAL)
-        with contextlib.suppress(OSError):
-            stack.callback(QUEUE.write_text, str(before))
-            QUEUE.write_text(str(SHORT))
-        yield
+        try:
+            _set_queue(SHORT)
+            yield
+        finally:
+            _set_queue(before)
+
+
+def _set_queue(length: int) -> None:
+    """Only root may, and not in each container; others keep what they have, and fill it."""
+    with contextlib.suppress(OSError):
+        QUEUE.write_text(str(length))
 
 
 def _loses_nothing(drops: Drops, uploads: int, kills: int) -> None:
