@@ -21,7 +21,7 @@ from daemon.broker.client import ApiClient
 from daemon.broker.outbox import Outbox
 from daemon.config import load
 from daemon.control import Control
-from daemon.errors import ConfigError
+from daemon.errors import ConfigError, StateFullError
 from daemon.intake.hooks import HookServer
 from daemon.intake.intake import Intake
 from daemon.intake.partials import Partials
@@ -201,11 +201,17 @@ class Service:
         """Tell systemd how it goes; the watchdog is fed only while the journal answers."""
         interval = min(self._notifier.watchdog_interval or HEARTBEAT, HEARTBEAT)
         while True:
-            counts = await journal.counts()
-            self._notifier.watchdog()
-            waiting = sum(counts[state] for state in UNDER_WAY)
-            failed = counts[UploadState.FAILED]
-            self._notifier.status(f"{waiting} uploads under way, {failed} failed")
+            try:
+                counts = await journal.counts()
+            except StateFullError as error:
+                # It may pass; a watchdog that is set judges how long that may take.
+                self._log.warning("heartbeat_missed", error_code=error.code, error=error.message)
+                self._notifier.status(error.message)
+            else:
+                self._notifier.watchdog()
+                waiting = sum(counts[state] for state in UNDER_WAY)
+                failed = counts[UploadState.FAILED]
+                self._notifier.status(f"{waiting} uploads under way, {failed} failed")
             await asyncio.sleep(interval)
 
     async def _reload_when_asked(self, parts: Parts) -> None:

@@ -73,7 +73,8 @@ class Spool:
 
     async def run(self) -> None:
         """Work on the spool until cancelled."""
-        await asyncio.to_thread(prepare, self._directory)
+        # Hooks are hints: without room for a spool, uploads are found all the same.
+        await asyncio.to_thread(_quietly(prepare), self._directory)
         async with asyncio.TaskGroup() as group:
             group.create_task(self._watcher.run())
             group.create_task(self._work())
@@ -159,13 +160,18 @@ class Spool:
         failed = self._directory / "failed"
         target = name if not os.path.lexists(failed / name) else f"{uuid.uuid4()}.{name[-150:]}"
         reason = failed / f"{target[:200]}.reason"
-        (self._directory / "new" / name).rename(failed / target)
         text = f"{error.code}: {_shown(error.message)}\n"
+        # The reason first: where there is no room for it, the file waits in its place.
         # Made anew, so that nothing that somebody laid there is followed or written to.
         reason.unlink(missing_ok=True)
         fd = os.open(reason, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o660)
-        with os.fdopen(fd, "w", encoding="utf-8") as file:
-            file.write(text)
+        try:
+            with os.fdopen(fd, "w", encoding="utf-8") as file:
+                file.write(text)
+        except OSError:
+            reason.unlink(missing_ok=True)
+            raise
+        (self._directory / "new" / name).rename(failed / target)
 
     def _record(self, read: _Read) -> None:
         match read.event:

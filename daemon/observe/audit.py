@@ -33,6 +33,7 @@ RECOVERED = "recovered"
 """The action of the entry that follows a torn line."""
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_FAILING = frozenset({errno.EIO, errno.EROFS})
 _BEGINNING = b'{"ts":"'
 """Of each entry."""
 _BLOCK = 64 * 1024
@@ -70,7 +71,8 @@ class AuditLog:
     async def record(self, action: str, upload: str, by: str, **fields: object) -> None:
         """Append an entry; durable when this returns.
 
-        Raises StateFullError where no space is left, OSError where the file can't be written.
+        Raises StateFullError where no space is left or the disk fails, which may pass; OSError
+        where the file can't be opened.
         Cancelling doesn't take back what is being written.
         """
         entry = {
@@ -85,6 +87,8 @@ class AuditLog:
         except OSError as error:
             if error.errno in _FULL:
                 raise StateFullError(f"{self._path}: no space left for the audit log") from error
+            if error.errno in _FAILING:
+                raise StateFullError(f"{self._path}: {error.strerror}") from error
             raise
 
     def _append(self, entry: dict[str, object]) -> None:
@@ -92,6 +96,9 @@ class AuditLog:
         with self._lock, self._open() as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             size = file.seek(0, os.SEEK_END)
+            if not size:
+                # Before there is anything in it, so that no death in between is forgotten.
+                _sync_directory(self._path.parent)
             new = b"".join(_following(entry, _end(file, size)))
             try:
                 _write_all(file.fileno(), new)
@@ -100,8 +107,6 @@ class AuditLog:
                 # Nobody was told that it is there, so it may go; what stays is seen as torn.
                 os.ftruncate(file.fileno(), size)
                 raise
-            if not size:
-                _sync_directory(self._path.parent)
 
     def _open(self) -> BinaryIO:
         flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW

@@ -78,11 +78,18 @@ def write_all(fd: int, data: memoryview, offset: int) -> None:
 
 def _enter(parent: int, name: str, *, create: bool) -> int:
     try:
-        return os.open(name, _DIRECTORY, dir_fd=parent)
+        below = os.open(name, _DIRECTORY, dir_fd=parent)
     except FileNotFoundError:
         if not create:
             raise
-    with contextlib.suppress(FileExistsError):
-        os.mkdir(name, DIRECTORY_MODE, dir_fd=parent)
-    os.fsync(parent)
-    return os.open(name, _DIRECTORY, dir_fd=parent)
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(name, DIRECTORY_MODE, dir_fd=parent)
+        below = os.open(name, _DIRECTORY, dir_fd=parent)
+    if create:
+        try:
+            # Also where it was there: who made it may have died, or not yet come, to sync it.
+            os.fsync(parent)
+        except BaseException:
+            os.close(below)
+            raise
+    return below

@@ -46,6 +46,7 @@ _REFUSALS: Final = frozenset(
         *(errno.ENAMETOOLONG, errno.EINVAL, errno.EFBIG, errno.ENXIO),
     }
 )
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 T = TypeVar("T")
 
@@ -145,6 +146,8 @@ class DirectoryDestination:
                 except ForgottenError:
                     if not self._stands(parent, name, expected):
                         raise
+                    # Who gave it that name may have died before it was on the disk.
+                    os.fsync(parent)
                 else:
                     with _closing(fd):
                         self._check(fd, expected)
@@ -180,6 +183,8 @@ class DirectoryDestination:
             try:
                 with self._parent(target) as (parent, name):
                     standing = _standing(parent, name, target)
+                    if standing is not None:
+                        os.fsync(parent)  # its name may be newer than the last sync
             except ForgottenError:
                 return None
             if standing is None:
@@ -311,7 +316,10 @@ class DirectoryDestination:
             kind = (
                 DestinationRefusedError if error.errno in _REFUSALS else DestinationUnreachableError
             )
-            raise kind(f"{self._root}: {target.name}: {error.strerror}") from error
+            reason = f"{self._root}: {target.name}: {error.strerror}"
+            if error.errno in _FULL:
+                reason += "; the delivery goes on by itself once there is room"
+            raise kind(reason) from error
 
 
 def _read_back(fd: int, expected: _Expected) -> None:

@@ -68,17 +68,15 @@ class SmallDisk:
 
 
 @contextlib.contextmanager
-def failing(
-    pids: Iterable[int], error: str, calls: Sequence[str], path: Path | None = None
-) -> Iterator[None]:
+def failing(pids: Iterable[int], error: str, calls: Sequence[str], *paths: Path) -> Iterator[None]:
     """While this lasts, ``calls`` of those processes fail with ``error``, such as ``EDQUOT``.
 
-    Only those that concern ``path``, if it is given: calls on a descriptor of that file or
+    Only those that concern ``paths``, if any are given: calls on a descriptor of such a file or
     directory, or by that very name. The processes go on undisturbed afterwards.
     """
     command = [tool("strace", "lets system calls fail"), "-f", "-qq", "-o", "/dev/null"]
     command += ["-e", f"trace={','.join(calls)}", "-e", f"inject={','.join(calls)}:error={error}"]
-    if path is not None:
+    for path in paths:
         command += ["-P", str(path)]
     pids = list(pids)
     for pid in pids:
