@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import resource
 from typing import Final
+
+from pipeline import libc
 
 _PR_SET_DUMPABLE: Final = 4
 _OTHERS_WRITE: Final = 0o022
@@ -20,8 +21,7 @@ def keep_to_ourselves() -> None:
     """
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+    libc.call("prctl", _PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 def let_nobody_else_write() -> None:

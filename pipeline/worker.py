@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import gc
 import os
 import signal
@@ -20,7 +19,7 @@ from typing import Final, NoReturn
 
 import msgspec
 
-from pipeline import jobs, throttling
+from pipeline import jobs, libc, throttling
 from pipeline.channel import Channel, ChannelError, Order, result_channel
 from pipeline.crashpoints import CrashPoints
 from pipeline.destinations import open_destination
@@ -143,7 +142,7 @@ class Worker:
     def _tidy(self) -> None:
         if not self._running:
             gc.collect()
-            _libc("malloc_trim", 0)
+            libc.call("malloc_trim", 0)
 
     async def _work(self, frame: JobFrame, fd: int | None) -> None:
         """Do one job and send its result, which there is in any case."""
@@ -217,13 +216,7 @@ def _complain(text: str) -> None:
 
 def _die_with_parent() -> None:
     """Have the kernel end this process with the daemon, should the channel's end not do."""
-    _libc("prctl", _PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-def _libc(name: str, *arguments: int) -> None:
-    """Call a function of the C library, where it has that one."""
-    with contextlib.suppress(OSError, AttributeError):
-        getattr(ctypes.CDLL(None), name)(*arguments)
+    libc.call("prctl", _PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 async def _serve(sock: socket.socket, timetable: Timetable | None) -> NoReturn:
