@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from pipeline.messages import EnvelopeFormat
 from tests.peers.dropoffd import Dropoffd
+from tests.peers.tusd_files import info_of
 
 STUDY = "11111111-2222-4333-8444-555555555555"
 
@@ -88,23 +89,8 @@ def make_recipient(file: Path) -> None:
 
 def info(uploads: Path, name: str, size: int) -> str:
     """The `.info` of an upload whose data, all of it, lies at `uploads / name` already."""
-    return json.dumps(
-        {
-            "ID": name,
-            "Size": size,
-            "SizeIsDeferred": False,
-            "Offset": 0,
-            "MetaData": {"filename": f"{name}.bin", "study": STUDY},
-            "IsPartial": False,
-            "IsFinal": False,
-            "PartialUploads": None,
-            "Storage": {
-                "InfoPath": str(uploads / f"{name}.info"),
-                "Path": str(uploads / name),
-                "Type": "filestore",
-            },
-        }
-    )
+    metadata = {"filename": f"{name}.bin", "study": STUDY}
+    return json.dumps(info_of(uploads / name, size, metadata))
 
 
 def lay_out(uploads: Path, name: str, size: int) -> None:

@@ -31,19 +31,8 @@ from pipeline.messages import (
 PART = 16 << 20
 
 
-async def deliver(
-    workers: Workers,
-    url: str,
-    source: tuple[int, int],
-    name: str,
-    recipient: str,
-    digest: DigestName | None,
-) -> None:
-    """Begin, the parts (with the digest beside them, where one is wanted), finish.
-
-    `source` is a descriptor, and how many bytes of it are delivered.
-    """
-    file, size = source
+def planned(url: str, name: str, size: int, recipient: str) -> tuple[DestinationSpec, Target, Seal]:
+    """Where a file of ``size`` bytes goes, as what, and how it is sealed."""
     envelope = by_format("crypt4gh")
     made = envelope.make([recipient])
     spec = DestinationSpec(
@@ -57,7 +46,23 @@ async def deliver(
         secret_key="bench",
     )
     target = Target(upload=name, name=name, size=envelope.sealed_size(len(made.header), size))
-    seal = Seal(format="crypt4gh", key=made.key, header=made.header, size=size)
+    return spec, target, Seal(format="crypt4gh", key=made.key, header=made.header, size=size)
+
+
+async def deliver(
+    workers: Workers,
+    url: str,
+    source: tuple[int, int],
+    name: str,
+    recipient: str,
+    digest: DigestName | None,
+) -> None:
+    """Begin, the parts (with the digest beside them, where one is wanted), finish.
+
+    `source` is a descriptor, and how many bytes of it are delivered.
+    """
+    file, size = source
+    spec, target, seal = planned(url, name, size, recipient)
     begun = await workers.run(Begin(destination=spec, target=target))
     assert isinstance(begun, Begun)
     free = asyncio.Semaphore(workers.slots)

@@ -13,9 +13,8 @@ from pathlib import Path
 
 from daemon.processing.prepare import WHOLE_LIMIT
 from daemon.workers import WorkerPool
-from pipeline.envelope import by_format
-from pipeline.messages import DestinationSpec, DigestName, Seal, Target, Whole
-from tests.bench.pooled import deliver
+from pipeline.messages import DigestName, Whole
+from tests.bench.pooled import deliver, planned
 
 LARGE_AT_ONCE = 2
 """Files of several parts; each has as many parts under way as there are slots."""
@@ -26,20 +25,7 @@ async def deliver_whole(
 ) -> None:
     """A small file in one job, as the daemon gives it."""
     file, size = source
-    envelope = by_format("crypt4gh")
-    made = envelope.make([public])
-    spec = DestinationSpec(
-        name="bench",
-        type="s3",
-        verify="size",
-        endpoint=url,
-        bucket="pool",
-        region="us-east-1",
-        access_key="bench",
-        secret_key="bench",
-    )
-    target = Target(upload=name, name=name, size=envelope.sealed_size(len(made.header), size))
-    seal = Seal(format="crypt4gh", key=made.key, header=made.header, size=size)
+    spec, target, seal = planned(url, name, size, public)
     await workers.run(Whole(destination=spec, target=target, seal=seal, digest=how), file)
 
 

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import http.client
-import json
-import socket
 import ssl
 import time
 import uuid
@@ -25,6 +22,7 @@ from tests.peers.faulty import FaultyHttp, FaultyTcp, Meets, Spoil
 from tests.peers.oracle import Folder
 from tests.peers.reference_api import ReferenceServer
 from tests.peers.scene import Recipient, Scene
+from tests.peers.tusd_files import pre_create
 
 pytestmark = [pytest.mark.peers, pytest.mark.timeout(120)]
 
@@ -186,31 +184,9 @@ async def world(
         yield World(scene, server, tcp, http_proxy, f"https://127.0.0.1:{tcp.port}/")
 
 
-def pre_create(daemon: Dropoffd, size: int) -> dict[str, Any]:
+def ask(daemon: Dropoffd, size: int) -> dict[str, Any]:
     """Ask whether an upload may be, as tusd 2 does; its answer."""
-    upload = {
-        "ID": "",
-        "Size": size,
-        "SizeIsDeferred": False,
-        "Offset": 0,
-        "MetaData": {"filename": f"{size}.bam", "study": STUDY},
-        "IsPartial": False,
-        "IsFinal": False,
-        "PartialUploads": None,
-        "Storage": None,
-    }
-    request = {"Method": "POST", "URI": "/", "RemoteAddr": "127.0.0.1:1", "Header": {}}
-    message = {"Type": "pre-create", "Event": {"Upload": upload, "HTTPRequest": request}}
-    connection = http.client.HTTPConnection("localhost", timeout=20)
-    connection.sock = socket.socket(socket.AF_UNIX)
-    connection.sock.settimeout(20)
-    try:
-        connection.sock.connect(str(daemon.socket))
-        connection.request("POST", "/hooks", json.dumps(message))
-        answer: dict[str, Any] = json.loads(connection.getresponse().read())
-        return answer
-    finally:
-        connection.close()
+    return pre_create(daemon, size, {"filename": f"{size}.bam", "study": STUDY}, "/hooks")
 
 
 async def test_each_fault_of_each_request_is_outlived(
@@ -245,7 +221,7 @@ async def test_pre_create_refuses_while_the_api_fails_and_announces_once_it_does
 
             async def refused(fault: Spoil, times: int = 1) -> dict[str, Any]:
                 there.http.spoil(is_announcement, fault, times)
-                answer = await asyncio.to_thread(pre_create, daemon, 5000)
+                answer = await asyncio.to_thread(ask, daemon, 5000)
                 assert answer["RejectUpload"] is True
                 assert answer["HTTPResponse"]["StatusCode"] == 503
                 headers: dict[str, Any] = answer["HTTPResponse"]["Header"]
@@ -261,7 +237,7 @@ async def test_pre_create_refuses_while_the_api_fails_and_announces_once_it_does
             await there.tcp.listen()
             # An answer that is lost with its connection is asked for again at once.
             there.http.spoil(is_announcement, faulty.lost_answer())
-            answer = await asyncio.to_thread(pre_create, daemon, 5000)
+            answer = await asyncio.to_thread(ask, daemon, 5000)
             assert "dropoff_id" in answer["ChangeFileInfo"]["MetaData"]
             await asyncio.to_thread(there.scene.lay, 5000)
             await there.over(daemon)
@@ -294,7 +270,7 @@ async def test_a_stop_amid_each_request_is_in_time_and_the_next_start_goes_on(
         made = there.http.made
         there.http.spoil(is_announcement, faulty.stall_in_body(0))
         with daemon:
-            asking = asyncio.create_task(asyncio.to_thread(pre_create, daemon, 1))
+            asking = asyncio.create_task(asyncio.to_thread(ask, daemon, 1))
             await there.met(made + 1)
             assert await _stopped(daemon) == 0
             assert (await asking)["HTTPResponse"]["StatusCode"] == 503

@@ -6,10 +6,7 @@ tmpfs; other errors come from the kernel's own calls, refused for a while.
 
 from __future__ import annotations
 
-import contextlib
-import http.client
 import json
-import socket
 import subprocess
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -27,6 +24,7 @@ from tests.peers.intake import Recorded
 from tests.peers.oracle import Folder
 from tests.peers.reference_api import ReferenceServer
 from tests.peers.scene import Recipient, Scene
+from tests.peers.tusd_files import pre_create
 
 pytestmark = [pytest.mark.peers, pytest.mark.timeout(120)]
 
@@ -97,26 +95,9 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
         yield stage
 
 
-def pre_create(daemon: Dropoffd) -> tuple[int, str | None]:
+def ask(daemon: Dropoffd) -> tuple[int, str | None]:
     """Ask as tusd does whether an upload may be: the answer's status, and its Retry-After."""
-    upload = {
-        "ID": "",
-        "Size": 1,
-        "SizeIsDeferred": False,
-        "MetaData": {"study": STUDY, "filename": "asked.bam"},
-        "IsPartial": False,
-        "IsFinal": False,
-        "PartialUploads": None,
-        "Storage": None,
-    }
-    event = {"Type": "pre-create", "Event": {"Upload": upload, "HTTPRequest": {"Header": {}}}}
-    connection = http.client.HTTPConnection("localhost", timeout=20)
-    connection.sock = socket.socket(socket.AF_UNIX)
-    connection.sock.settimeout(20)
-    connection.sock.connect(str(daemon.socket))
-    with contextlib.closing(connection):
-        connection.request("POST", "/hooks/pre-create?server=tusd", json.dumps(event))
-        answer: dict[str, Any] = json.loads(connection.getresponse().read())
+    answer = pre_create(daemon, 1, {"study": STUDY, "filename": "asked.bam"})
     if not answer.get("RejectUpload"):
         return 200, None
     refusal = answer["HTTPResponse"]
@@ -162,15 +143,15 @@ def test_a_full_state_disk_pauses_intake_and_refuses_uploads_until_there_is_room
     ):
         scene.lay(100 * KIB)
         daemon.wait_until_over(1, PATIENCE)
-        assert pre_create(daemon) == (200, None)
+        assert ask(daemon) == (200, None)
         disk.fill()
         # What the WAL has room for is still taken; then it is full.
-        daemon.wait_for(lambda: pre_create(daemon) == (503, "30"), PATIENCE, "it refuses")
+        daemon.wait_for(lambda: ask(daemon) == (503, "30"), PATIENCE, "it refuses")
         scene.lay(100 * KIB, 0)
         daemon.wait_for(lambda: is_paused(daemon), PATIENCE, "intake pauses")
         assert daemon.running
         disk.free()
-        daemon.wait_for(lambda: pre_create(daemon) == (200, None), PATIENCE, "it lets in")
+        daemon.wait_for(lambda: ask(daemon) == (200, None), PATIENCE, "it lets in")
         daemon.wait_until_over(3, PATIENCE)
         daemon.wait_for(lambda: refusals(daemon, "state_full") > 0, PATIENCE, "it is told")
         stage.end(scene, daemon)
@@ -188,11 +169,11 @@ def _journal_fails(stage: Stage, error: str, calls: Sequence[str]) -> None:
         daemon.wait_until_over(1, PATIENCE)
         wal = daemon.state / "journal.sqlite-wal"
         with failing([daemon.pid], error, calls, wal):
-            assert pre_create(daemon) == (503, "30")
+            assert ask(daemon) == (503, "30")
             scene.lay(100 * KIB)
             daemon.wait_for(lambda: is_paused(daemon), PATIENCE, "intake pauses")
         assert refusals(daemon, "state_full") > 0
-        daemon.wait_for(lambda: pre_create(daemon) == (200, None), PATIENCE, "it lets in")
+        daemon.wait_for(lambda: ask(daemon) == (200, None), PATIENCE, "it lets in")
         stage.end(scene, daemon)
 
 
@@ -236,7 +217,7 @@ def test_receipts_that_find_no_room_hold_up_their_uploads_only_until_there_is_so
             assert error["code"] == "state_full"
             assert "No space left" in error["message"]
             assert len(list(daemon.uploads.iterdir())) == 2, "the source is there"
-            assert pre_create(daemon) == (200, None)
+            assert ask(daemon) == (200, None)
             disk.free()
             stage.end(scene, daemon)
 
@@ -275,7 +256,7 @@ def _audit_fails(stage: Stage, error: str) -> None:
             scene.lay(100 * KIB)
             daemon.wait_for(lambda: "upload_postponed" in daemon.tail(), PATIENCE, "it waits")
             assert "state_full" in daemon.tail()
-            assert pre_create(daemon) == (200, None)
+            assert ask(daemon) == (200, None)
         stage.end(scene, daemon)
         entries = (daemon.state / "audit.jsonl").read_text().splitlines()
         assert len([line for line in entries if '"source_deleted"' in line]) == 2

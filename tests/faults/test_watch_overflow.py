@@ -27,6 +27,7 @@ from daemon.intake.finder import Finder
 from daemon.journal.sqlite import SqliteJournal
 from tests.peers.dropoffd import Dropoffd
 from tests.peers.intake import Recorded, settings_in
+from tests.peers.tusd_files import lay_info
 
 pytestmark = [pytest.mark.peers, pytest.mark.timeout(1800)]
 
@@ -130,18 +131,7 @@ class Drops:
             text = str(number)
             data = self.daemon.uploads / _tus_id(number)
             data.touch()
-            info = {
-                "ID": data.name,
-                "Size": len(text),
-                "SizeIsDeferred": False,
-                "Offset": 0,
-                "MetaData": {"filename": f"{text}.txt", "study": STUDY},
-                "IsPartial": False,
-                "IsFinal": False,
-                "PartialUploads": None,
-                "Storage": {"Type": "filestore", "Path": str(data)},
-            }
-            Path(f"{data}.info").write_text(json.dumps(info))
+            lay_info(data, len(text), {"filename": f"{text}.txt", "study": STUDY})
             with data.open("a") as file:
                 file.write(text)
         self.count += count

@@ -19,6 +19,7 @@ from pipeline.envelope.keyfiles import SecretKey
 from pipeline.envelope.opening import open_sealed
 from tests.peers.dropoffd import Dropoffd
 from tests.peers.seaweedfs import Weed
+from tests.peers.tusd_files import lay_info
 
 STUDY = str(uuid.uuid4())
 MIB = 1024**2
@@ -44,11 +45,7 @@ def lay(daemon: Dropoffd, data: bytes) -> str:
     """An upload as tusd leaves it; its tus id."""
     name = uuid.uuid4().hex
     (daemon.uploads / name).write_bytes(data)
-    info = {"ID": name, "Size": len(data), "SizeIsDeferred": False, "Offset": 0}
-    info |= {"IsPartial": False, "IsFinal": False, "PartialUploads": None}
-    info |= {"MetaData": {"study": STUDY, "filename": "a.bam"}}
-    info |= {"Storage": {"Type": "filestore", "Path": str(daemon.uploads / name)}}
-    (daemon.uploads / f"{name}.info").write_text(json.dumps(info))
+    lay_info(daemon.uploads / name, len(data), {"study": STUDY, "filename": "a.bam"})
     return name
 
 

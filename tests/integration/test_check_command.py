@@ -16,6 +16,7 @@ from tests.peers.dropoffd import Dropoffd
 from tests.peers.hawk import HawkServer
 from tests.peers.reference_api import ReferenceServer, study_table
 from tests.peers.seaweedfs import Weed
+from tests.peers.tusd_files import lay_info
 
 STUDY = str(uuid.uuid4())
 LOCAL = '[destinations.local]\ntype = "directory"\ndirectory = "{directory}/store"\n'
@@ -95,10 +96,7 @@ def test_what_has_failed_and_a_changed_audit_log_are_shown(site: Site) -> None:
     site.start()
     name = uuid.uuid4().hex
     (site.uploads / name).write_bytes(b"x")
-    info = {"ID": name, "Size": 1, "SizeIsDeferred": False, "Offset": 0, "MetaData": {}}
-    info |= {"IsPartial": False, "IsFinal": False, "PartialUploads": None}
-    info |= {"Storage": {"Type": "filestore", "Path": str(site.uploads / name)}}
-    (site.uploads / f"{name}.info").write_text(json.dumps(info))
+    lay_info(site.uploads / name, 1, {})
     site.wait_until_over(1, 20)
     assert site.check()["failed uploads"] == ["warning"]
     site.cli("discard", name, "--reason", "no study")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import uuid
 from pathlib import Path
 
 from tests.peers.dropoffd import Dropoffd
+from tests.peers.tusd_files import lay_info
 
 DESTINATION = '[destinations.local]\ntype = "directory"\ndirectory = "{directory}/store"\n'
 STUDY = '[studies."%s"]\nencrypt = "none"\ndestinations = ["local"]\n'
@@ -18,10 +18,7 @@ def lay(daemon: Dropoffd, study: str) -> None:
     """An upload of ten bytes, as tusd leaves it."""
     name = uuid.uuid4().hex
     (daemon.uploads / name).write_bytes(os.urandom(10))
-    info = {"ID": name, "Size": 10, "SizeIsDeferred": False, "Offset": 0, "IsPartial": False}
-    info |= {"IsFinal": False, "PartialUploads": None, "MetaData": {"study": study}}
-    info |= {"Storage": {"Type": "filestore", "Path": str(daemon.uploads / name)}}
-    (daemon.uploads / f"{name}.info").write_text(json.dumps(info))
+    lay_info(daemon.uploads / name, 10, {"study": study})
 
 
 def test_a_study_that_was_added_is_served_after_a_reload(tmp_path: Path) -> None:

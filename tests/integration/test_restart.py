@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import signal
 import time
 import uuid
@@ -18,6 +17,7 @@ from tests.peers.oracle import Bucket, decrypted
 from tests.peers.proxy import CountingProxy
 from tests.peers.seaweedfs import Weed
 from tests.peers.sending import Wanted, made
+from tests.peers.tusd_files import lay_info
 
 MIB, GIB = 1024**2, 1024**3
 STUDY = "11111111-2222-4333-8444-555555555555"
@@ -62,18 +62,7 @@ class Station:
         with file, path.open("wb") as out:
             while block := file.read(MIB):
                 out.write(block)
-        info = {
-            "ID": name,
-            "Size": size,
-            "SizeIsDeferred": False,
-            "Offset": 0,
-            "MetaData": {"filename": "large.bam", "study": STUDY},
-            "IsPartial": False,
-            "IsFinal": False,
-            "PartialUploads": None,
-            "Storage": {"Type": "filestore", "Path": str(path)},
-        }
-        path.with_name(f"{name}.info").write_text(json.dumps(info))
+        lay_info(path, size, {"filename": "large.bam", "study": STUDY})
         return sha256
 
     def check(self, size: int, sha256: str) -> None:

@@ -12,6 +12,7 @@ from tests.peers.dropoffd import Dropoffd
 from tests.peers.oracle import Sent, Store, check_delivered, check_ended, check_nothing_left
 from tests.peers.reference_api import ReferenceServer
 from tests.peers.sending import Wanted, made
+from tests.peers.tusd_files import lay_info
 
 
 class Recipient:
@@ -71,18 +72,7 @@ class Scene:
             file, sha256 = made(Wanted(self._study, filename, size, int(tus_id[:8], 16)))
             with file:
                 (uploads / tus_id).write_bytes(file.read())
-            info = {
-                "ID": tus_id,
-                "Size": size,
-                "SizeIsDeferred": False,
-                "Offset": 0,
-                "MetaData": {"filename": filename, "study": self._study},
-                "IsPartial": False,
-                "IsFinal": False,
-                "PartialUploads": None,
-                "Storage": {"Type": "filestore", "Path": str(uploads / tus_id)},
-            }
-            (uploads / f"{tus_id}.info").write_text(json.dumps(info))
+            lay_info(uploads / tus_id, size, {"filename": filename, "study": self._study})
             self.sent.append(Sent(tus_id, self._study, filename, size, sha256))
 
     def daemon(self, api_url: str, **environment: str) -> Dropoffd:
