@@ -112,6 +112,8 @@ class Drops:
     def _held(self) -> Iterator[None]:
         """It reads no events meanwhile."""
         self.daemon.signal(signal.SIGSTOP)
+        # A thread that runs on for a moment would make room in the queue.
+        self.daemon.wait_for(lambda: _is_held(self.daemon.pid), 10, "all its threads are held")
         try:
             yield
         finally:
@@ -135,6 +137,12 @@ class Drops:
             with data.open("a") as file:
                 file.write(text)
         self.count += count
+
+
+def _is_held(pid: int) -> bool:
+    """Whether each thread of a process is stopped."""
+    stats = [task / "stat" for task in Path(f"/proc/{pid}/task").iterdir()]
+    return all(stat.read_text().rpartition(")")[2].split()[0] == "T" for stat in stats)
 
 
 def _tus_id(number: int) -> str:
