@@ -12,7 +12,7 @@ import msgspec
 from pipeline import messages as m
 from pipeline.blocking import in_executor, in_thread
 from pipeline.delivery import CHUNK, SealedBody, whole
-from pipeline.destinations.base import Content, Destination, Learning
+from pipeline.destinations.base import Content, Destination, Learning, Sweeping
 from pipeline.digests import hasher
 from pipeline.errors import SourceChangedError, VerificationError
 from pipeline.readback import SealedContent
@@ -32,9 +32,10 @@ async def control(job: ControlJob, destination: Destination) -> m.Result:
         case m.Begin():
             return await destination.resume(job.target, job.reference)
         case m.Finish():
-            return m.Finished(
-                stored=await destination.finish(job.target, job.reference, job.parts, _content(job))
-            )
+            stored = await destination.finish(job.target, job.reference, job.parts, _content(job))
+            if job.stale and isinstance(destination, Sweeping):
+                await destination.sweep(job.target)
+            return m.Finished(stored=stored)
         case m.Abort():
             await destination.abort(job.target, job.reference)
             return m.Aborted()

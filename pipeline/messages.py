@@ -223,7 +223,11 @@ class Prove(msgspec.Struct, frozen=True, kw_only=True, tag="prove"):
 
 
 class Finish(msgspec.Struct, frozen=True, kw_only=True, tag="finish"):
-    """Put the parts together under the final name, and verify the object."""
+    """Put the parts together under the final name, and verify the object.
+
+    ``stale`` as in :class:`Begin`; what is left is removed last, when no request that a dead worker
+    sent can be on its way any more.
+    """
 
     destination: DestinationSpec
     target: Target
@@ -233,6 +237,7 @@ class Finish(msgspec.Struct, frozen=True, kw_only=True, tag="finish"):
     """Where the destination's objects are verified by reading them back: what opens them."""
     digest: str = ""
     """Likewise: of the plaintext, ``<name>:<hex>``."""
+    stale: bool = False
 
 
 class Whole(msgspec.Struct, frozen=True, kw_only=True, tag="whole"):

@@ -117,6 +117,9 @@ class DeliveryRun:
         )
         self._moved_at = asyncio.get_running_loop().time()
         """When something got there last."""
+        self._may_have_left = upload.restarts > 0
+        """Whether something that nobody remembers may be there: of the upload before it started
+        over, of an earlier try, or of a job of this one that failed or lost its worker."""
 
     async def run(self, digest: asyncio.Future[str]) -> None:
         """Try once, and write down how it ended.
@@ -129,7 +132,7 @@ class DeliveryRun:
         key = (self._upload.id, self._delivery.position)
         started_at = self._context.clock()
         started = time.perf_counter()
-        self._delivery = await self._journal.attempt(*key, started_at)
+        await self._attempted(key, started_at)
         self._context.active[key] = self._progress
         try:
             stored = await self._deliver(digest)
@@ -150,13 +153,17 @@ class DeliveryRun:
         Errors are raised as they are: no try counts as failed before the upload is complete.
         """
         key = (self._upload.id, self._delivery.position)
-        self._delivery = await self._journal.attempt(*key, self._context.clock())
+        await self._attempted(key, self._context.clock())
         self._context.active[key] = self._progress
         try:
             reference, parts, _ = await self._begin()
             await self._send(reference, parts, growth)
         finally:
             del self._context.active[key]
+
+    async def _attempted(self, key: tuple[str, int], now: float) -> None:
+        self._delivery = await self._journal.attempt(*key, now)
+        self._may_have_left |= self._delivery.attempts > 1
 
     async def _deliver(self, digest: asyncio.Future[str]) -> StoredObject:
         if self._delivery.part_size == 0:
@@ -173,7 +180,6 @@ class DeliveryRun:
             target=self._target,
             seal=self._seal,
             digest=self._context.settings.pipeline.digest,
-            stale=self._may_have_left(),
         )
         memory = costs.of_whole(job.destination, self._delivery.size)
 
@@ -208,7 +214,6 @@ class DeliveryRun:
             destination=self._delivery.destination,
             target=self._target,
             reference=reference,
-            stale=self._may_have_left(),
             traits=self._context.known_of(self._delivery.destination),
         )
         try:
@@ -389,22 +394,21 @@ class DeliveryRun:
         """Have a worker do ``job``, by another one where a worker dies."""
         needs_source = isinstance(job, Part | Prove | Whole)
         for left in reversed(range(WORKER_TRIES)):
+            if isinstance(job, Begin | Whole | Finish):
+                job = msgspec.structs.replace(job, stale=self._may_have_left)
             try:
                 result = await self._context.workers.run(
                     job, self._source.fd if needs_source else None
                 )
-            except WorkerLostError:
-                if not left:
+            except DropoffError as error:
+                self._may_have_left = True
+                if not left or not isinstance(error, WorkerLostError):
                     raise
             else:
                 if not isinstance(result, expected):
                     raise TypeError(f"{type(job).__name__} gave {type(result).__name__}")
                 return result
         raise AssertionError("unreachable")
-
-    def _may_have_left(self) -> bool:
-        """Whether an earlier try, perhaps of the upload before it started over, left something."""
-        return self._delivery.attempts > 1 or self._upload.restarts > 0
 
     async def _abandon(self) -> None:
         """What was begun is of no use: leave nothing of it, as far as the destination lets us."""

@@ -146,6 +146,14 @@ class Learning(Protocol):
         """Take over what was found out before, unless it is known already."""
 
 
+@runtime_checkable
+class Sweeping(Protocol):
+    """A destination where unfinished objects may be left that have a name nobody remembers."""
+
+    async def sweep(self, target: Target) -> None:
+        """Remove those that carry the upload's id; all of them, so only when it has none."""
+
+
 class Readable(Protocol):
     """A finished object, opened to be read from any place on.
 

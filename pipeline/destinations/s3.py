@@ -217,6 +217,10 @@ class S3Destination:
         with contextlib.suppress(ForgottenError):
             await self._multipart.abort(target, parse(reference)[1])
 
+    async def sweep(self, target: Target) -> None:
+        """See :class:`pipeline.destinations.base.Sweeping`."""
+        await self._multipart.abort_leftovers(target)
+
     async def aclose(self) -> None:
         """Close connections."""
         await self._client.aclose()

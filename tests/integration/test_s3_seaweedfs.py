@@ -251,6 +251,17 @@ async def test_a_new_try_removes_what_an_earlier_one_left(drop: Make, weed: Weed
     await neighbour.abort(kept.reference)
 
 
+async def test_what_a_dead_workers_late_request_began_is_removed_at_the_end(
+    drop: Make, weed: Weed
+) -> None:
+    upload = drop(os.urandom(6 * MIB))
+    begun = await upload.begin(stale=True)
+    await upload.begin()
+    parts = await upload.send_all(begun.reference)
+    await upload.finish(begun.reference, parts, stale=True)
+    assert unfinished(weed, upload) == []
+
+
 async def test_unfinished_uploads_of_others_under_a_shared_key_are_left(
     drop: Make, weed: Weed
 ) -> None:

@@ -118,7 +118,9 @@ class Drop:
         assert isinstance(result, Digested)
         return result.digest
 
-    async def finish(self, reference: str, parts: Sequence[StoredPart]) -> StoredObject:
+    async def finish(
+        self, reference: str, parts: Sequence[StoredPart], *, stale: bool = False
+    ) -> StoredObject:
         result = await self._workers.run(
             Finish(
                 destination=self.destination,
@@ -127,6 +129,7 @@ class Drop:
                 parts=tuple(parts),
                 seal=self.seal,
                 digest=f"sha256:{await self.digest()}",
+                stale=stale,
             )
         )
         assert isinstance(result, Finished)

@@ -16,6 +16,7 @@ from daemon.journal.sqlite import SqliteJournal
 from pipeline.errors import (
     DestinationRefusedError,
     DestinationUnreachableError,
+    DropoffError,
     VerificationError,
     WorkerLostError,
 )
@@ -146,6 +147,20 @@ async def test_a_worker_that_dies_costs_its_job_another_try_and_nothing_else(
         upload = await bench.receive(12 * MIB)
         await bench.until(upload, UploadState.DONE)
     assert [line["outcome"] for line in bench.metrics.of("delivery")] == ["ok"]
+
+
+@pytest.mark.parametrize(
+    "error", [WorkerLostError("killed"), DestinationUnreachableError("slow down", throttled=True)]
+)
+async def test_what_a_begin_left_whose_answer_was_lost_is_removed_by_the_next_one(
+    bench: Bench, error: DropoffError
+) -> None:
+    bench.workers.fault = failing(Begin, error)
+    async with bench.running():
+        upload = await bench.receive(12 * MIB)
+        await bench.until(upload, UploadState.DONE)
+    stale = [job.stale for job in bench.workers.jobs if isinstance(job, Begin | Finish)]
+    assert stale == [False, True, True]
 
 
 async def test_a_destination_that_forgot_the_upload_gets_it_from_the_start(bench: Bench) -> None:
