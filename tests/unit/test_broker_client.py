@@ -288,3 +288,15 @@ def test_a_hint_leaves_out_what_may_be_a_token() -> None:
     base = "https://api.example.org/v1/c0ffee00c0ffee00c0ffee/"
     shown = Places(Api(url=base, paths=ApiPaths(announce="new"))).announce().shown
     assert shown == "api.example.org:443/v1/…/new"
+
+
+async def test_mohawk_lays_out_nothing_for_a_log_that_is_off(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def lay_out(*_: object, **__: object) -> str:
+        raise AssertionError("a third of a signature's cost")
+
+    monkeypatch.setattr("pprint.pformat", lay_out)
+    monkeypatch.setattr("pprint.PrettyPrinter.pformat", lay_out)
+    async with strange_api(says({"id": "a"})) as api, ApiClient(api, clock=time.time) as client:
+        assert await client.announce(UPLOAD) == "a"
