@@ -111,6 +111,13 @@ class ProcessingJournal(Protocol):
     async def upload(self, upload: str) -> Upload:
         """One upload."""
 
+    async def clock_went_back(self, seconds: float, now: float) -> None:
+        """The clock was set back by so much: what waits for its next try is due sooner by as much.
+
+        And nothing is due later than the longest pause there is from ``now``: with 0 seconds, what
+        a process wrote whose clock was wrong. Times at which something happened stay.
+        """
+
     async def announced(self, upload: str, api_id: str | None) -> None:
         """The broker took it. Reports that waited for the API's id can go."""
 

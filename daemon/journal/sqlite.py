@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from daemon.journal import deliveries, intake, operators, outbox, processing
+from daemon.journal import deliveries, dues, intake, operators, outbox, processing
 from daemon.journal.database import (
     DATABASE_FILE,
     connect,
@@ -146,6 +146,10 @@ class SqliteJournal:
     async def upload(self, upload: str) -> Upload:
         """One upload."""
         return await self._readers.run(lambda c: get_upload(c, upload))
+
+    async def clock_went_back(self, seconds: float, now: float) -> None:
+        """What waits for a time waits no longer for it."""
+        await self._writer.run(lambda tx: dues.clock_went_back(tx, seconds, now))
 
     async def announced(self, upload: str, api_id: str | None) -> None:
         """The broker took it."""

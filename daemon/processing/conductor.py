@@ -12,6 +12,7 @@ import msgspec
 import structlog
 
 from daemon.journal.model import Error, UploadState, Work
+from daemon.processing.clockwatch import ClockWatch
 from daemon.processing.context import Context, StoppedError
 from daemon.processing.follow import Follower
 from daemon.processing.past import abort_job
@@ -33,6 +34,8 @@ PAUSE = 5.0
 """Seconds to wait where even the journal can't be told, as when its disk is full."""
 ABORT_PAUSE = 60.0
 """Seconds between tries to remove what terminated uploads left."""
+LOOK_AGAIN = 60.0
+"""Seconds. The wall clock may jump: no sleep that follows it is longer."""
 
 
 class Conductor:
@@ -49,6 +52,9 @@ class Conductor:
         """What waits in the queues."""
         self._again: set[str] = set()
         self._follower = Follower(context)
+        self._clock_watch = ClockWatch(context.clock)
+        self._set_back: float | None = 0.0
+        """Seconds by which the clock was set back, where what waits doesn't know it yet."""
         self._wake = asyncio.Event()
         self._withdrawn = asyncio.Event()
         self._large = Places(context.settings.pipeline.deliveries)
@@ -87,13 +93,13 @@ class Conductor:
 
         Before it is cancelled the service sets ``stopping``: uploads then end at the next part.
         """
-        for work in await self._context.journal.work():
-            self._push(work)
+        await self._heed_clock()
         janitor = asyncio.create_task(self._clean_up_withdrawn())
         try:
             while not self._context.stopping.is_set():
                 self._start_ready()
                 await self._sleep()
+                await self._heed_clock()
             await self._park()
         finally:
             await _end([janitor, *self._running.values(), *self._follower.tasks])
@@ -179,13 +185,32 @@ class Conductor:
             for small, queue in self._queues.items()
             if self._has_room(small=small) and (at := queue.next_at()) is not None
         ]
-        timeout = max(0.01, min(due) - self._context.clock()) if due else None
+        pause = max(0.01, min(due) - self._context.clock()) if due else LOOK_AGAIN
+        longest = LOOK_AGAIN if self._set_back is None else PAUSE
         try:
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(min(pause, longest)):
                 await self._wake.wait()
         except TimeoutError:
             return
         self._wake.clear()
+
+    async def _heed_clock(self) -> None:
+        """Queue all there is to do: at first, and sooner where the clock was set back meanwhile."""
+        seconds = self._clock_watch.went_back()
+        if seconds:
+            self._log.warning("clock_set_back", seconds=round(seconds, 1))
+            self._set_back = (self._set_back or 0.0) + seconds
+        if self._set_back is None:
+            return
+        try:
+            await self._context.journal.clock_went_back(self._set_back, self._context.clock())
+            for work in await self._context.journal.work():
+                if work.upload not in self._running:
+                    self._push(work)
+        except DropoffError as error:
+            self._log.warning("work_not_read", error_code=error.code, error=error.message)
+        else:
+            self._set_back = None
 
     async def _park(self) -> None:
         """Let parts in flight end while there is time; the caller cancels the rest."""

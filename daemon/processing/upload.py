@@ -201,7 +201,8 @@ class UploadRun:
         delete_after = self._context.settings.uploads.delete_after
         now = self._context.clock()
         if delete_after is not None:
-            due = (upload.stored_at or now) + delete_after
+            # Stored in the future: the clock was set back, and what was is done now.
+            due = min(upload.stored_at or now, now) + delete_after
             if now < due:
                 return due
             await self._context.sources.remove(upload)
