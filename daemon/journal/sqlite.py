@@ -69,10 +69,10 @@ class SqliteJournal:
         its key is missing, another one or readable by others; StateFullError where there is no
         space.
         """
-        claim, transaction, readers = await asyncio.to_thread(_open, directory, clock)
+        claim, transaction, reading = await asyncio.to_thread(_open, directory, clock)
         path = directory / DATABASE_FILE
         writer = Writer(transaction, lambda: connect(path))
-        return cls(writer, readers, transaction.wrapper, claim)
+        return cls(writer, Readers(*reading), transaction.wrapper, claim)
 
     @staticmethod
     def open_readonly(directory: Path) -> ReadonlyJournal:
@@ -127,7 +127,7 @@ class SqliteJournal:
 
     async def known(self, directory: str) -> dict[str, tuple[UploadState, Identity]]:
         """The newest generation of every upload of a directory, by tus id."""
-        return await self._readers.run(lambda c: intake.known(c, directory))
+        return await self._readers.list(lambda c: intake.known(c, directory))
 
     async def unneeded_partials(self, upload: str) -> Sequence[str]:
         """Those that no other concatenation still needs."""
@@ -135,13 +135,13 @@ class SqliteJournal:
 
     async def forsaken_partials(self, directory: str) -> Sequence[tuple[Upload, Sequence[str]]]:
         """Those that terminated concatenations kept back from others."""
-        return await self._readers.run(lambda c: intake.forsaken_partials(c, directory))
+        return await self._readers.list(lambda c: intake.forsaken_partials(c, directory))
 
     # Processing -------------------------------------------------------------------------------
 
     async def work(self) -> Sequence[Work]:
         """Every upload that something is left to do for, oldest first."""
-        return await self._readers.run(processing.work)
+        return await self._readers.list(processing.work)
 
     async def upload(self, upload: str) -> Upload:
         """One upload."""
@@ -266,7 +266,7 @@ class SqliteJournal:
 
     async def abandoned(self) -> Sequence[Delivery]:
         """Deliveries of terminated, discarded uploads that still have an unfinished object."""
-        return await self._readers.run(lambda c: deliveries.abandoned(c, self._wrapper))
+        return await self._readers.list(lambda c: deliveries.abandoned(c, self._wrapper))
 
     async def aborted(self, upload: str, position: int) -> None:
         """That unfinished object is gone."""
@@ -306,19 +306,19 @@ class SqliteJournal:
         self, state: UploadState | None, study: str | None, limit: int
     ) -> Sequence[Upload]:
         """Newest first."""
-        return await self._readers.run(lambda c: operators.uploads(c, state, study, limit))
+        return await self._readers.list(lambda c: operators.uploads(c, state, study, limit))
 
     async def details(self, upload: str) -> UploadDetails:
         """One upload whole."""
-        return await self._readers.run(lambda c: operators.details(c, upload))
+        return await self._readers.list(lambda c: operators.details(c, upload))
 
     async def counts(self) -> dict[UploadState, int]:
         """How many uploads are in each state."""
-        return await self._readers.run(operators.counts)
+        return await self._readers.list(operators.counts)
 
     async def report_counts(self) -> dict[str, int]:
         """How many reports are in each status."""
-        return await self._readers.run(operators.report_counts)
+        return await self._readers.list(operators.report_counts)
 
     async def retry(self, upload: str, now: float) -> None:
         """Failed → received, or parked reports pending again."""
@@ -329,7 +329,10 @@ class SqliteJournal:
         await self._writer.run(lambda tx: operators.discard(tx, upload, now, identity))
 
 
-def _open(directory: Path, clock: Clock) -> tuple[int, Transaction, Readers]:
+def _open(
+    directory: Path, clock: Clock
+) -> tuple[int, Transaction, tuple[sqlite3.Connection, sqlite3.Connection]]:
+    """What a journal consists of: its lock, what its writer has, and connections to read by."""
     path = directory / DATABASE_FILE
     with contextlib.ExitStack() as undo:
         claim = lock(directory)
@@ -339,11 +342,11 @@ def _open(directory: Path, clock: Clock) -> tuple[int, Transaction, Readers]:
         try:
             wrapper = _wrapper(directory, connection)
             last = connection.execute("SELECT coalesce(max(number), 0) FROM reports").fetchone()
-            readers = Readers(lambda: connect_readonly(path))
+            reading = connect_readonly(path), connect_readonly(path)
         except sqlite3.Error as error:
             raise opening_failed(path, error) from error
         undo.pop_all()
-    return claim, Transaction(connection, wrapper, Handed(last[0]), clock), readers
+    return claim, Transaction(connection, wrapper, Handed(last[0]), clock), reading
 
 
 def _wrapper(directory: Path, connection: sqlite3.Connection) -> Wrapper:

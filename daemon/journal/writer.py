@@ -53,7 +53,9 @@ class Writer:
         self._closing = False
         self._loop = asyncio.get_running_loop()
         self._listeners: list[Listener] = []
-        self._queue: queue.SimpleQueue[_Call | _Closing] = queue.SimpleQueue()
+        self._gathered: list[_Call] = []
+        """What was asked for since the loop came round: to wake the thread costs more than it."""
+        self._queue: queue.SimpleQueue[Sequence[_Call] | _Closing] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._main, name="journal-writer", daemon=True)
         self._thread.start()
 
@@ -66,22 +68,28 @@ class Writer:
         if self._closing:
             raise RuntimeError("the journal is closed")
         future: asyncio.Future[T] = self._loop.create_future()
-        self._queue.put(_Call(operation, future))
+        self._gathered.append(_Call(operation, future))
+        if len(self._gathered) == 1:
+            self._loop.call_soon(self._hand_over)
         return await future
 
     async def aclose(self) -> None:
         """Finish what was taken, move the WAL into the database, and close it."""
         if not self._closing:
             self._closing = True
+            self._hand_over()
             self._queue.put(_Closing())
         await asyncio.to_thread(self._thread.join)
+
+    def _hand_over(self) -> None:
+        gathered, self._gathered = self._gathered, []
+        for start in range(0, len(gathered), MOST_AT_ONCE):
+            self._queue.put(gathered[start : start + MOST_AT_ONCE])
 
     def _main(self) -> None:
         closing = False
         while not closing:
-            taken = self._take()
-            closing = any(isinstance(item, _Closing) for item in taken)
-            calls = [item for item in taken if isinstance(item, _Call)]
+            calls, closing = self._take()
             if calls:
                 self._commit(calls)
                 # The loop may be gone; what was committed stays committed.
@@ -89,12 +97,18 @@ class Writer:
                     self._loop.call_soon_threadsafe(self._settle, calls)
         self._shut()
 
-    def _take(self) -> list[_Call | _Closing]:
-        taken = [self._queue.get()]
+    def _take(self) -> tuple[list[_Call], bool]:
+        """What waits, some of it at least, and whether that is the last."""
+        taken: list[_Call] = []
+        item = self._queue.get()
         with contextlib.suppress(queue.Empty):
-            while len(taken) < MOST_AT_ONCE:
-                taken.append(self._queue.get_nowait())
-        return taken
+            while not isinstance(item, _Closing):
+                taken += item
+                if len(taken) >= MOST_AT_ONCE:
+                    return taken, False
+                item = self._queue.get_nowait()
+            return taken, True
+        return taken, False
 
     def _commit(self, calls: Sequence[_Call]) -> None:
         try:

@@ -145,7 +145,7 @@ async def test_a_long_list_does_not_delay_writes_or_short_questions(
     journal: SqliteJournal,
 ) -> None:
     gate = threading.Event()
-    long = asyncio.ensure_future(journal._readers.run(lambda _: gate.wait(10)))
+    long = asyncio.ensure_future(journal._readers.list(lambda _: gate.wait(10)))
     await asyncio.sleep(0)
     upload = await received(journal)
     assert (await journal.upload(upload.id)).id == upload.id
