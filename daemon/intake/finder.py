@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import math
 import time
 from collections.abc import Iterable, Sequence
@@ -34,9 +35,10 @@ FULL_SECONDS = 5.0
 ANNOUNCED_SECONDS = 86400.0
 """An announcement that no upload follows for so long is given up."""
 
-_BATCH = 256
-_AT_ONCE = 64
-"""Sightings under way together: the journal commits them as a group."""
+_AT_ONCE = 32
+"""Sightings under way together. The journal commits them as a group, and whoever else wants to
+write, as pre-create, waits for that: so not too many."""
+_LONGEST_PAUSE = 0.5
 
 
 class Finder:
@@ -77,7 +79,8 @@ class Finder:
         self._known: dict[str, Identity] = {}
         self._due: dict[str, float] = {}
         self._receiving = Receiving(uploads.directory, self._due, follow_after)
-        self._hints: set[str] = set()
+        self._hints: dict[str, None] = {}
+        """What to look at, what was heard of last at the end."""
         self._wake = asyncio.Event()
         self._rescan_at = 0.0
         self._scanned_at = 0.0
@@ -156,7 +159,7 @@ class Finder:
             await self._scan()
             self._scanned_at = time.monotonic()
             self._scan_seconds = self._scanned_at - now
-        await self._take(self._drained())
+        await self._take_hints()
 
     async def _wait(self) -> None:
         deadline = min([self._rescan_at, *self._due.values()])
@@ -167,19 +170,31 @@ class Finder:
             async with asyncio.timeout(deadline - time.monotonic()):
                 await self._wake.wait()
 
+    async def _take_hints(self) -> None:
+        """Look at all that is to be looked at. Raises StateFullError."""
+        while stems := self._drained():
+            await self._take(stems)
+
     def _drained(self) -> list[str]:
+        """What to look at next: of what was heard of first, and as much of what came last.
+
+        Where one study sends thousands at once, that of another doesn't wait behind all of them.
+        """
         now = time.monotonic()
-        due = {stem for stem, at in self._due.items() if at <= now}
-        for stem in due:
+        for stem in [stem for stem, at in self._due.items() if at <= now]:
             del self._due[stem]
-        stems, self._hints = self._hints | due, set()
-        return list(stems)
+            self._hints[stem] = None
+        last = [self._hints.popitem()[0] for _ in range(min(_AT_ONCE // 2, len(self._hints)))]
+        first = list(itertools.islice(self._hints, _AT_ONCE // 2))
+        for stem in first:
+            del self._hints[stem]
+        return last + first
 
     def _hint(self, paths: Iterable[str]) -> None:
         for path in paths:
             stem = self._stem(path)
             if stem is not None:
-                self._hints.add(stem)
+                self._hints[stem] = None
         self._wake.set()
 
     def _stem(self, path: str) -> str | None:
@@ -218,10 +233,11 @@ class Finder:
         looked = 0
         try:
             while not walk.done:
-                stems = await asyncio.to_thread(walk.batch, _BATCH)
+                started = time.monotonic()
+                stems = await asyncio.to_thread(walk.batch, _AT_ONCE)
                 looked += len(stems)
                 await self._take(stems)
-                await self._take(self._drained())
+                await self._leave_room((time.monotonic() - started) / 2)
         except OSError as error:
             self.problems.trouble("", error)
             self._record_scan("failed", began, walk, looked, error_code=SourceUnavailableError.code)
@@ -238,6 +254,20 @@ class Finder:
         self._record_scan("ok", began, walk, looked)
         now = self._clock()
         await self._journal.expire_announcements(now - ANNOUNCED_SECONDS, now)
+
+    async def _leave_room(self, seconds: float) -> None:
+        """Let deliveries and pre-create have so much time to themselves.
+
+        Hints are heeded meanwhile. Raises StateFullError.
+        """
+        until = time.monotonic() + min(seconds, _LONGEST_PAUSE)
+        await self._take_hints()
+        while (left := until - time.monotonic()) > 0:
+            self._wake.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(left):
+                    await self._wake.wait()
+            await self._take_hints()
 
     def _record_scan(
         self, outcome: str, began: float, walk: Walk, looked: int, **fields: str

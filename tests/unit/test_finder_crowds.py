@@ -1,0 +1,91 @@
+"""Thousands of uploads at once: the one that comes among them doesn't wait for all of them."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from daemon.intake.finder import Finder
+from daemon.journal.model import Sighting, Upload
+from daemon.journal.sqlite import SqliteJournal
+from daemon.settings import Settings
+from tests.peers.intake import STUDY, Recorded, settings_in
+from tests.peers.load import lay, named
+
+CROWD = 600
+SOON = 100
+"""Sightings."""
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return settings_in(tmp_path)
+
+
+@pytest.fixture
+async def journal(settings: Settings) -> AsyncIterator[SqliteJournal]:
+    async with await SqliteJournal.open(settings.state) as opened:
+        yield opened
+
+
+class Order:
+    """In which order uploads are sighted, and what comes once the first was."""
+
+    def __init__(self, journal: SqliteJournal, finder: Finder, directory: Path) -> None:
+        self.seen: list[str] = []
+        self._sight = journal.sight
+        self._finder = finder
+        self._directory = directory
+        journal.sight = self.sight  # type: ignore[method-assign]  # to look on
+
+    async def sight(self, sighting: Sighting, now: float) -> Upload:
+        if not self.seen:
+            await asyncio.to_thread(lay, self._directory, ["late"], STUDY)
+            self._finder._hint([str(self._directory / "late.info")])
+        self.seen.append(sighting.tus_id)
+        return await self._sight(sighting, now)
+
+
+async def test_an_upload_that_comes_among_thousands_is_taken_in_before_most_of_them(
+    settings: Settings, journal: SqliteJournal
+) -> None:
+    directory = settings.uploads.directory
+    lay(directory, named("crowd", CROWD), STUDY)
+    finder = Finder(settings.uploads, journal, Recorded())
+    order = Order(journal, finder, directory)
+    finder._hint([str(directory / f"{name}.info") for name in named("crowd", CROWD)])
+    await finder._take_hints()
+    assert order.seen.index("late") < SOON
+    assert len(order.seen) == CROWD + 1
+
+
+async def test_an_upload_that_comes_during_a_long_scan_is_taken_in_before_most_of_it(
+    settings: Settings, journal: SqliteJournal
+) -> None:
+    directory = settings.uploads.directory
+    lay(directory, named("crowd", CROWD), STUDY)
+    finder = Finder(settings.uploads, journal, Recorded())
+    order = Order(journal, finder, directory)
+    await finder._scan()
+    assert order.seen.index("late") < SOON
+    assert set(order.seen) == {*named("crowd", CROWD), "late"}
+
+
+async def test_what_was_heard_of_first_is_looked_at_while_more_and_more_comes(
+    settings: Settings, journal: SqliteJournal
+) -> None:
+    finder = Finder(settings.uploads, journal, Recorded())
+    waiting = {f"{settings.uploads.directory}/first-{number}.info" for number in range(CROWD)}
+    finder._hint(waiting)
+    looked: set[str] = set()
+    rounds = 0
+    while not all(Path(path).stem in looked for path in waiting):
+        looked |= set(finder._drained())
+        rounds += 1
+        assert rounds <= CROWD
+        more = random.Random(rounds).getrandbits(64)
+        finder._hint([f"{settings.uploads.directory}/more-{more}-{n}.info" for n in range(100)])
