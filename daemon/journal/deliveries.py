@@ -32,6 +32,13 @@ def deliveries(
 ) -> Sequence[Delivery]:
     """The deliveries of an upload by position."""
     get_upload(connection, upload)
+    return deliveries_of(connection, wrapper, upload)
+
+
+def deliveries_of(
+    connection: sqlite3.Connection, wrapper: Wrapper | None, upload: str
+) -> Sequence[Delivery]:
+    """Likewise, of one that is known to be there."""
     rows = connection.execute(
         "SELECT * FROM deliveries WHERE upload = ? ORDER BY position", (upload,)
     )
@@ -114,10 +121,19 @@ def forget_parts(
 
 
 def delivered(  # noqa: PLR0913, PLR0917 - the border's arguments, and the transaction
-    tx: Transaction, upload: str, position: int, stored: StoredObject, tried: Attempt, now: float
+    tx: Transaction,
+    upload: str,
+    position: int,
+    stored: StoredObject,
+    tried: Attempt,
+    now: float,
+    digest: str | None,
 ) -> None:
     """The destination verified it."""
-    require(get_upload(tx.connection, upload), *_RUNNING)
+    found = get_upload(tx.connection, upload)
+    require(found, *_RUNNING)
+    if digest is not None and found.state is UploadState.PROCESSING:
+        tx.connection.execute("UPDATE uploads SET digest = ? WHERE id = ?", (digest, upload))
     delivery = get_delivery(tx.connection, None, upload, position)
     if delivery.state is DeliveryState.STORED:
         return

@@ -242,6 +242,17 @@ class Envelope(Discreet, frozen=True, kw_only=True):
     """Of the recipients' keys, as in the receipt."""
 
 
+class Standing(msgspec.Struct, frozen=True, kw_only=True):
+    """All that the way of an upload goes on from, as it was at one moment."""
+
+    upload: Upload
+    envelope: Envelope | None = None
+    """While it is processing; so are its deliveries."""
+    deliveries: tuple[Delivery, ...] = ()
+    reported: bool = False
+    """Whether it is stored, and the API knows, or there is nobody to report to."""
+
+
 class NewDelivery(msgspec.Struct, frozen=True, kw_only=True):
     """A delivery to be, as the plan resolved it."""
 

@@ -9,24 +9,27 @@ from typing import Any
 import msgspec
 
 from daemon.errors import ConflictError
+from daemon.journal.deliveries import deliveries_of
 from daemon.journal.model import (
     Envelope,
     Error,
     Identity,
     NewDelivery,
+    Standing,
     Trail,
     Upload,
     UploadState,
     Work,
 )
 from daemon.journal.reports import drop_pending, queue_report, refresh_due
-from daemon.journal.rows import purpose_of, strings_of, text_of
+from daemon.journal.rows import purpose_of, strings_of, text_of, upload_of
 from daemon.journal.transaction import (
     Transaction,
     erase_secrets,
     get_upload,
     move,
     require,
+    upload_row,
 )
 from daemon.journal.wrapping import Wrapper, split_destination
 
@@ -174,14 +177,29 @@ def start_over(tx: Transaction, upload: str, now: float) -> None:
     tx.connection.execute("DELETE FROM deliveries WHERE upload = ?", (upload,))
 
 
+def standing(connection: sqlite3.Connection, wrapper: Wrapper, upload: str) -> Standing:
+    """All that the way of an upload goes on from."""
+    row = upload_row(connection, upload)
+    found = upload_of(row)
+    if found.state is UploadState.PROCESSING:
+        return Standing(
+            upload=found,
+            envelope=_envelope(row, wrapper),
+            deliveries=tuple(deliveries_of(connection, wrapper, upload)),
+        )
+    stored = found.state is UploadState.STORED
+    return Standing(upload=found, reported=stored and _reported(connection, found))
+
+
 def envelope(connection: sqlite3.Connection, wrapper: Wrapper, upload: str) -> Envelope:
     """The envelope, its key unwrapped."""
-    found = get_upload(connection, upload)
-    row = connection.execute(
-        "SELECT format, header, fingerprints, secret FROM uploads WHERE id = ?", (upload,)
-    ).fetchone()
+    return _envelope(upload_row(connection, upload), wrapper)
+
+
+def _envelope(row: sqlite3.Row, wrapper: Wrapper) -> Envelope:
+    upload = row["id"]
     if row["format"] is None or (row["secret"] is None and row["format"] != "none"):
-        raise ConflictError(f"upload {upload} is {found.state} and has no session key")
+        raise ConflictError(f"upload {upload} is {row['state']} and has no session key")
     key = b"" if row["secret"] is None else wrapper.unwrap(upload, _SESSION_KEY, row["secret"])
     return Envelope(
         format=row["format"],
@@ -209,14 +227,13 @@ def stored(tx: Transaction, upload: str, receipt: dict[str, Any], now: float) ->
     queue_report(tx, done, now, receipt=receipt)
 
 
-def reported(connection: sqlite3.Connection, upload: str) -> bool:
+def _reported(connection: sqlite3.Connection, upload: Upload) -> bool:
     """Whether the API has the ``stored`` report, or there is nobody to report to."""
-    found = get_upload(connection, upload)
-    if found.announced and found.api_id is None:
+    if upload.announced and upload.api_id is None:
         return True
     row = connection.execute(
         "SELECT 1 FROM reports WHERE upload = ? AND state = 'stored' AND status = 'acknowledged'",
-        (upload,),
+        (upload.id,),
     ).fetchone()
     return row is not None
 
@@ -232,7 +249,7 @@ def done(tx: Transaction, upload: str, now: float) -> None:
     """Stored → done."""
     found = get_upload(tx.connection, upload)
     require(found, UploadState.STORED)
-    if not reported(tx.connection, upload):
+    if not _reported(tx.connection, found):
         raise ConflictError(f"the API has not acknowledged that upload {upload} is stored")
     move(tx, found, UploadState.DONE, now)
     erase_secrets(tx, upload)

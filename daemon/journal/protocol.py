@@ -22,6 +22,7 @@ from daemon.journal.model import (
     NewDelivery,
     Report,
     Sighting,
+    Standing,
     Trail,
     Upload,
     UploadDetails,
@@ -158,6 +159,9 @@ class ProcessingJournal(Protocol):
         One that is processing becomes received again; one that is receiving stays so.
         """
 
+    async def standing(self, upload: str) -> Standing:
+        """All that the way of an upload goes on from, as it is at one moment."""
+
     async def envelope(self, upload: str) -> Envelope:
         """The envelope of one that is processing, its key unwrapped."""
 
@@ -182,10 +186,16 @@ class ProcessingJournal(Protocol):
     async def digested(self, upload: str, digest: str) -> None:
         """The plaintext's digest, ``<name>:<hex>``."""
 
-    async def delivered(
-        self, upload: str, position: int, stored: StoredObject, attempt: Attempt, now: float
+    async def delivered(  # noqa: PLR0913, PLR0917 - one transaction
+        self,
+        upload: str,
+        position: int,
+        stored: StoredObject,
+        attempt: Attempt,
+        now: float,
+        digest: str | None = None,
     ) -> None:
-        """The destination verified it."""
+        """The destination verified it; ``digest`` where it was taken on the way."""
 
     async def delivery_failed(
         self,
@@ -199,9 +209,6 @@ class ProcessingJournal(Protocol):
 
     async def stored(self, upload: str, receipt: dict[str, Any], now: float) -> None:
         """Processing → stored, with the ``stored`` report that carries the receipt."""
-
-    async def reported(self, upload: str) -> bool:
-        """Whether the ``stored`` report is acknowledged, or there is nobody to report to."""
 
     async def receipt(self, upload: str) -> dict[str, Any] | None:
         """The receipt that ``stored`` was given; None before."""

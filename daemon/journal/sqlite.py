@@ -32,6 +32,7 @@ from daemon.journal.model import (
     NewDelivery,
     Report,
     Sighting,
+    Standing,
     Trail,
     Upload,
     UploadDetails,
@@ -196,6 +197,10 @@ class SqliteJournal:
         """Nothing is left of what was sealed."""
         await self._writer.run(lambda tx: processing.start_over(tx, upload, now))
 
+    async def standing(self, upload: str) -> Standing:
+        """All that the way of an upload goes on from."""
+        return await self._readers.run(lambda c: processing.standing(c, self._wrapper, upload))
+
     async def envelope(self, upload: str) -> Envelope:
         """The envelope of one that is processing, its key unwrapped."""
         return await self._readers.run(lambda c: processing.envelope(c, self._wrapper, upload))
@@ -228,12 +233,18 @@ class SqliteJournal:
         """The plaintext's digest."""
         await self._writer.run(lambda tx: processing.digested(tx, upload, digest))
 
-    async def delivered(
-        self, upload: str, position: int, stored: StoredObject, attempt: Attempt, now: float
+    async def delivered(  # noqa: PLR0913, PLR0917 - see the border
+        self,
+        upload: str,
+        position: int,
+        stored: StoredObject,
+        attempt: Attempt,
+        now: float,
+        digest: str | None = None,
     ) -> None:
         """The destination verified it."""
         await self._writer.run(
-            lambda tx: deliveries.delivered(tx, upload, position, stored, attempt, now)
+            lambda tx: deliveries.delivered(tx, upload, position, stored, attempt, now, digest)
         )
 
     async def delivery_failed(
@@ -247,10 +258,6 @@ class SqliteJournal:
     async def stored(self, upload: str, receipt: dict[str, Any], now: float) -> None:
         """Processing → stored."""
         await self._writer.run(lambda tx: processing.stored(tx, upload, receipt, now))
-
-    async def reported(self, upload: str) -> bool:
-        """Whether the ``stored`` report is acknowledged, or there is nobody to report to."""
-        return await self._readers.run(lambda c: processing.reported(c, upload))
 
     async def receipt(self, upload: str) -> dict[str, Any] | None:
         """The receipt of one that is stored or done."""

@@ -61,10 +61,17 @@ class Transaction:
 
 def get_upload(connection: sqlite3.Connection, upload: str) -> Upload:
     """One upload by its own id."""
-    row = connection.execute("SELECT * FROM uploads WHERE id = ?", (upload,)).fetchone()
+    return upload_of(upload_row(connection, upload))
+
+
+def upload_row(connection: sqlite3.Connection, upload: str) -> sqlite3.Row:
+    """Likewise, as it lies in the table."""
+    row: sqlite3.Row | None = connection.execute(
+        "SELECT * FROM uploads WHERE id = ?", (upload,)
+    ).fetchone()
     if row is None:
         raise NotFoundError(f"there is no upload {upload}")
-    return upload_of(row)
+    return row
 
 
 def get_delivery(

@@ -135,14 +135,14 @@ class DeliveryRun:
         await self._attempted(key, started_at)
         self._context.active[key] = self._progress
         try:
-            stored = await self._deliver(digest)
+            stored, taken = await self._deliver(digest)
         except (SourceError, StoppedError):
             raise
         except DropoffError as error:
             await self._failed(error, self._attempt(started_at, started, error))
         else:
             attempt = self._attempt(started_at, started, None)
-            await self._journal.delivered(*key, stored, attempt, self._context.clock())
+            await self._journal.delivered(*key, stored, attempt, self._context.clock(), taken)
             self._record("ok", attempt, stored)
         finally:
             del self._context.active[key]
@@ -165,16 +165,17 @@ class DeliveryRun:
         self._delivery = await self._journal.attempt(*key, now)
         self._may_have_left |= self._delivery.attempts > 1
 
-    async def _deliver(self, digest: asyncio.Future[str]) -> StoredObject:
+    async def _deliver(self, digest: asyncio.Future[str]) -> tuple[StoredObject, str | None]:
+        """What is stored, and the digest where it was taken on the way."""
         if self._delivery.part_size == 0:
             return await self._deliver_whole()
         reference, parts, finished = await self._begin()
         if not finished:
             await self._send(reference, parts)
         await self._check_source()
-        return await self._finish(reference, parts, digest)
+        return await self._finish(reference, parts, digest), None
 
-    async def _deliver_whole(self) -> StoredObject:
+    async def _deliver_whole(self) -> tuple[StoredObject, str]:
         job = Whole(
             destination=self._delivery.destination,
             target=self._target,
@@ -191,10 +192,8 @@ class DeliveryRun:
 
         result = await self._patiently(put)
         self._progress.sent = self._progress.stored = self._delivery.size
-        if self._upload.digest is None:
-            await self._journal.digested(self._upload.id, f"{job.digest}:{result.digest}")
         await self._check_source()
-        return result.stored
+        return result.stored, f"{job.digest}:{result.digest}"
 
     async def _begin(self) -> tuple[str, dict[int, StoredPart], bool]:
         """Reference of the unfinished object, its proved parts, and whether it is finished."""

@@ -14,6 +14,7 @@ from daemon.journal.model import (
     DeliveryState,
     Envelope,
     Error,
+    Standing,
     Upload,
     UploadState,
     error_of,
@@ -64,26 +65,27 @@ class UploadRun:
 
         Raises StoppedError when the service stops.
         """
+        await self._follower.release(self._id)
         while True:
-            upload = await self._journal.upload(self._id)
+            standing = await self._journal.standing(self._id)
             try:
-                again = await self._step(upload)
+                again = await self._step(standing)
             except DropoffError as error:
-                again = await self._failed(upload, error)
+                again = await self._failed(standing.upload, error)
             if again is not None:
                 return again or None
 
-    async def _step(self, upload: Upload) -> float | None:
+    async def _step(self, standing: Standing) -> float | None:
         """One state further: None to go on, 0 to wait to be told, else when to come back."""
+        upload = standing.upload
         match upload.state:
             case UploadState.RECEIVED:
-                await self._follower.release(upload.id)
                 with await self._context.sources.open(upload) as source:
-                    await self._begin(await self._journal.upload(upload.id), source)
+                    await self._begin(upload, source)
             case UploadState.PROCESSING:
-                return await self._process(upload)
+                return await self._process(standing)
             case UploadState.STORED:
-                return await self._clean_up(upload)
+                return await self._clean_up(upload) if standing.reported else 0
             case UploadState.FAILED:
                 return await self._make_known(upload)
             case _:
@@ -102,17 +104,17 @@ class UploadRun:
         else:
             await throw_away(self._context, upload)
 
-    async def _process(self, upload: Upload) -> float | None:
-        envelope = await self._journal.envelope(upload.id)
-        deliveries = await self._journal.deliveries(upload.id)
+    async def _process(self, standing: Standing) -> float | None:
+        upload, envelope = standing.upload, standing.envelope
+        assert envelope is not None  # noqa: S101  # fixed before it became processing
         try:
             with await self._context.sources.open(upload) as source:
                 _check_identity(upload, source)
-                await self._deliver(upload, envelope, deliveries, source)
+                await self._deliver(upload, envelope, standing.deliveries, source)
         except SourceChangedError as error:
-            await self._start_over(upload, deliveries, error)
+            await self._start_over(upload, standing.deliveries, error)
             return None
-        return await self._settle(upload, envelope)
+        return await self._settle(envelope)
 
     async def _deliver(
         self,
@@ -167,10 +169,10 @@ class UploadRun:
         await self._journal.digested(upload.id, f"{name}:{found}")
         digest.set_result(f"{name}:{found}")
 
-    async def _settle(self, upload: Upload, envelope: Envelope) -> float | None:
+    async def _settle(self, envelope: Envelope) -> float | None:
         """What the deliveries' states mean for the upload."""
-        upload = await self._journal.upload(upload.id)
-        deliveries = await self._journal.deliveries(upload.id)
+        standing = await self._journal.standing(self._id)
+        upload, deliveries = standing.upload, standing.deliveries
         pending = [d for d in deliveries if d.state is DeliveryState.PENDING]
         if pending:
             return max(min(d.next_at for d in pending), self._context.clock())
@@ -182,7 +184,7 @@ class UploadRun:
         if upload.digest is None:
             return None
         await self._stored(upload, envelope, deliveries)
-        return None
+        return None if upload.api_id is None else 0  # until the API has the report
 
     async def _stored(
         self, upload: Upload, envelope: Envelope, deliveries: Sequence[Delivery]
@@ -195,9 +197,7 @@ class UploadRun:
         self._log.info("upload_stored", size_bytes=upload.size)
 
     async def _clean_up(self, upload: Upload) -> float:
-        """The source goes once the report is acknowledged and its time has come."""
-        if not await self._journal.reported(upload.id):
-            return 0
+        """The source of one whose report is acknowledged goes once its time has come."""
         delete_after = self._context.settings.uploads.delete_after
         now = self._context.clock()
         if delete_after is not None:

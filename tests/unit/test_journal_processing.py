@@ -235,13 +235,13 @@ async def test_done_waits_for_the_acknowledged_stored_report(journal: SqliteJour
     ears = Ears()
     journal.listen(ears)
     upload = await stored(journal)
-    assert not await journal.reported(upload.id)
+    assert not (await journal.standing(upload.id)).reported
     with pytest.raises(ConflictError):
         await journal.done(upload.id, 110.0)
     ears.work.clear()
     await acknowledge_all(journal)
     assert [(work.upload, work.state) for work in ears.work] == [(upload.id, UploadState.STORED)]
-    assert await journal.reported(upload.id)
+    assert (await journal.standing(upload.id)).reported
     await journal.done(upload.id, 111.0)
     upload = await journal.upload(upload.id)
     assert (upload.state, upload.done_at) == (UploadState.DONE, 111.0)
@@ -249,7 +249,7 @@ async def test_done_waits_for_the_acknowledged_stored_report(journal: SqliteJour
 
 async def test_a_study_of_the_config_has_nobody_to_report_to(journal: SqliteJournal) -> None:
     upload = await stored(journal, api_id=None)
-    assert await journal.reported(upload.id)
+    assert (await journal.standing(upload.id)).reported
     assert (await journal.details(upload.id)).reports == ()
     await journal.done(upload.id, 111.0)
 

@@ -181,11 +181,11 @@ async def test_a_parked_stored_report_is_not_acknowledged(journal: SqliteJournal
     upload = await stored(journal)
     while due := await journal.due_reports(1e12, 10):
         await journal.park(due[0].id, ERROR)
-    assert not await journal.reported(upload.id)
+    assert not (await journal.standing(upload.id)).reported
     await journal.retry(upload.id, 200.0)
     taken = await acknowledge_all(journal)
     assert [report.state for report in taken] == ["received", "stored"]
-    assert await journal.reported(upload.id)
+    assert (await journal.standing(upload.id)).reported
 
 
 async def test_a_report_that_nobody_saw_gives_way_to_the_next_one(journal: SqliteJournal) -> None:
