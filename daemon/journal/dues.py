@@ -13,14 +13,17 @@ def clock_went_back(tx: Transaction, seconds: float, now: float) -> None:
     sooner = "min(next_at - :back, :now + :longest)"
     values = {"back": seconds, "now": now, "longest": LONGEST_PAUSE}
     tx.connection.execute(
-        f"UPDATE uploads SET next_at = {sooner} WHERE next_at > :now"  # noqa: S608 -- no value is in it
-        " AND state IN ('receiving', 'received', 'processing', 'stored', 'failed')",
+        f"UPDATE uploads SET next_at = {sooner} "  # noqa: S608 -- no value is in it
+        # The index is of those that wait at all; the plus keeps from going through all states.
+        " WHERE next_at > 0 AND next_at > :now"
+        " AND +state IN ('receiving', 'received', 'processing', 'stored', 'failed')",
         values,
     )
     tx.connection.execute(
         f"UPDATE deliveries SET next_at = {sooner}"  # noqa: S608 -- likewise
-        " WHERE state = 'pending' AND next_at > :now AND upload IN"
-        " (SELECT id FROM uploads WHERE state IN ('receiving', 'received', 'processing'))",
+        " WHERE next_at > 0 AND next_at > :now AND state = 'pending'"
+        " AND (SELECT u.state FROM uploads u WHERE u.id = upload)"
+        " IN ('receiving', 'received', 'processing')",
         values,
     )
     # A report that was never tried waits for nothing but its turn.

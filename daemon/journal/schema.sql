@@ -60,6 +60,7 @@ CREATE INDEX uploads_study ON uploads (study, number);
 CREATE INDEX uploads_tus_id ON uploads (tus_id);
 CREATE INDEX uploads_api_id ON uploads (api_id) WHERE api_id IS NOT NULL;
 CREATE INDEX uploads_report_at ON uploads (report_at) WHERE report_at IS NOT NULL;
+CREATE INDEX uploads_later ON uploads (next_at) WHERE next_at > 0;
 CREATE INDEX uploads_partials ON uploads (directory, state) WHERE partials <> '[]';
 
 CREATE INDEX uploads_secret ON uploads (number) WHERE secret IS NOT NULL;
@@ -84,6 +85,8 @@ CREATE TABLE deliveries (
 ) STRICT, WITHOUT ROWID;
 
 CREATE INDEX deliveries_unfinished ON deliveries (upload, position) WHERE reference <> '';
+
+CREATE INDEX deliveries_later ON deliveries (next_at) WHERE next_at > 0;
 
 CREATE INDEX deliveries_secret ON deliveries (upload, position) WHERE secret IS NOT NULL;
 
@@ -128,4 +131,5 @@ CREATE TABLE reports (
 ) STRICT;
 
 CREATE INDEX reports_pending ON reports (upload, sequence) WHERE status = 'pending';
+CREATE INDEX reports_next ON reports (next_at) WHERE status = 'pending';
 CREATE INDEX reports_parked ON reports (upload, sequence) WHERE status = 'parked';
