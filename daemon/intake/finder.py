@@ -7,7 +7,7 @@ import contextlib
 import itertools
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import structlog
@@ -76,7 +76,6 @@ class Finder:
         self._clock = clock
         self._partials = Partials(uploads, journal)
         self._settled: set[int] = set()
-        self._known: dict[str, Identity] = {}
         self._due: dict[str, float] = {}
         self._receiving = Receiving(uploads.directory, self._due, follow_after)
         self._hints: dict[str, None] = {}
@@ -217,15 +216,21 @@ class Finder:
         self._rescan_at = min(self._rescan_at, soon)
 
     async def _remember(self) -> None:
-        """What the journal knows from before: past receiving, or to be missed if it is gone."""
+        """What the journal knows to be incomplete: to be missed if it is gone."""
         now = time.monotonic()
-        for tus_id, (state, identity) in (
-            await self._journal.known(str(self._uploads.directory))
-        ).items():
-            if state is UploadState.RECEIVING:
-                self._receiving.remember(tus_id, identity.device, now)
-            elif state is not UploadState.FAILED:
-                self._known[tus_id] = identity
+        found = await self._journal.incomplete(str(self._uploads.directory))
+        for tus_id, identity in found.items():
+            self._receiving.remember(tus_id, identity.device, now)
+
+    async def _known_among(self, stems: Sequence[str]) -> dict[str, Identity]:
+        """Those that the journal has from before the start, past receiving."""
+        if self.scanned.is_set() or not stems:
+            return {}
+        found = await self._journal.known_among(str(self._uploads.directory), stems)
+        early = (UploadState.RECEIVING, UploadState.FAILED)
+        return {
+            tus_id: identity for tus_id, (state, identity) in found.items() if state not in early
+        }
 
     async def _scan(self) -> None:
         began = time.monotonic()
@@ -236,7 +241,7 @@ class Finder:
                 started = time.monotonic()
                 stems = await asyncio.to_thread(walk.batch, _AT_ONCE)
                 looked += len(stems)
-                await self._take(stems)
+                await self._take(stems, await self._known_among(stems))
                 await self._leave_room((time.monotonic() - started) / 2)
         except OSError as error:
             self.problems.trouble("", error)
@@ -247,7 +252,6 @@ class Finder:
             raise
         self._settled -= walk.settled - walk.met
         self.problems.walked(walk.problems)
-        self._known = {}
         if not self.scanned.is_set():
             await self._sweep()
         self.scanned.set()
@@ -285,21 +289,27 @@ class Finder:
 
     # Looking --------------------------------------------------------------------------------
 
-    async def _take(self, stems: Sequence[str]) -> None:
-        """Look at some, and tell the journal. Raises StateFullError."""
+    async def _take(
+        self, stems: Sequence[str], known: Mapping[str, Identity] | None = None
+    ) -> None:
+        """Look at some, and tell the journal. Raises StateFullError.
+
+        ``known`` is of the data of those that the journal has, past receiving.
+        """
         for start in range(0, len(stems), _AT_ONCE):
-            looks = await asyncio.to_thread(self._look, stems[start : start + _AT_ONCE])
+            some = stems[start : start + _AT_ONCE]
+            looks = await asyncio.to_thread(self._look, some, known or {})
             await run_all(*(self._judge(each) for each in looks))
 
-    def _look(self, stems: Iterable[str]) -> list[Look]:
-        return [self._look_at(stem) for stem in stems]
+    def _look(self, stems: Iterable[str], known: Mapping[str, Identity]) -> list[Look]:
+        return [self._look_at(stem, known.get(stem)) for stem in stems]
 
-    def _look_at(self, stem: str) -> Look:
+    def _look_at(self, stem: str, known: Identity | None) -> Look:
         return look(
             self._uploads,
             stem,
             self._receiving.seen(stem),
-            self._known.get(stem),
+            known,
             whole=self._receiving.is_due(stem, time.monotonic()),
         )
 

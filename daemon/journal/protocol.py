@@ -86,6 +86,14 @@ class IntakeJournal(Protocol):
     async def known(self, directory: str) -> dict[str, tuple[UploadState, Identity]]:
         """The newest generation of every upload of a directory, by tus id, for the rescan."""
 
+    async def known_among(
+        self, directory: str, tus_ids: Sequence[str]
+    ) -> dict[str, tuple[UploadState, Identity]]:
+        """Likewise, of those that have one of these tus ids."""
+
+    async def incomplete(self, directory: str) -> dict[str, Identity]:
+        """The uploads of a directory that are being received, by tus id."""
+
     async def unneeded_partials(self, upload: str) -> Sequence[str]:
         """The partials that a concatenation, over but for its clean-up, was put together from.
 
@@ -107,6 +115,14 @@ class ProcessingJournal(Protocol):
         """Every upload that is received, processing or stored, oldest first.
 
         And those that failed before they were announced, though their study is known.
+        """
+
+    async def work_page(
+        self, state: UploadState, after: int, limit: int
+    ) -> Sequence[tuple[int, Work]]:
+        """Up to ``limit`` of those of :meth:`work` that are in a state, each with its place.
+
+        ``after`` is the place of the last one that was asked for before; 0: from the first.
         """
 
     async def upload(self, upload: str) -> Upload:

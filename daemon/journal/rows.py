@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -79,7 +80,7 @@ def work_of(upload: Upload) -> Work:
     """What is left to do for an upload."""
     return Work(
         upload=upload.id,
-        study=upload.study or "",
+        study=sys.intern(upload.study or ""),  # one for all the work that waits
         size=upload.received if upload.size is None else upload.size,
         state=upload.state,
         next_at=upload.next_at,

@@ -39,6 +39,7 @@ from daemon.journal.model import (
     UploadState,
     Work,
 )
+from daemon.journal.pages import incomplete, known_among, work_page
 from daemon.journal.protocol import Listener
 from daemon.journal.readers import Readers
 from daemon.journal.readonly import ReadonlyJournal
@@ -130,6 +131,16 @@ class SqliteJournal:
         """The newest generation of every upload of a directory, by tus id."""
         return await self._readers.list(lambda c: intake.known(c, directory))
 
+    async def known_among(
+        self, directory: str, tus_ids: Sequence[str]
+    ) -> dict[str, tuple[UploadState, Identity]]:
+        """Likewise, of those that have one of these tus ids."""
+        return await self._readers.list(lambda c: known_among(c, directory, tus_ids))
+
+    async def incomplete(self, directory: str) -> dict[str, Identity]:
+        """The uploads of a directory that are being received, by tus id."""
+        return await self._readers.list(lambda c: incomplete(c, directory))
+
     async def unneeded_partials(self, upload: str) -> Sequence[str]:
         """Those that no other concatenation still needs."""
         return await self._readers.run(lambda c: intake.unneeded_partials(c, upload))
@@ -143,6 +154,12 @@ class SqliteJournal:
     async def work(self) -> Sequence[Work]:
         """Every upload that something is left to do for, oldest first."""
         return await self._readers.list(processing.work)
+
+    async def work_page(
+        self, state: UploadState, after: int, limit: int
+    ) -> Sequence[tuple[int, Work]]:
+        """Some of those that are in a state, each with its place."""
+        return await self._readers.list(lambda c: work_page(c, state, after, limit))
 
     async def upload(self, upload: str) -> Upload:
         """One upload."""

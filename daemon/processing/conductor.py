@@ -37,6 +37,11 @@ ABORT_PAUSE = 60.0
 LOOK_AGAIN = 60.0
 """Seconds. The wall clock may jump: no sleep that follows it is longer."""
 
+PAGE = 256
+"""Uploads to queue at once: while these are looked at, nothing else is done."""
+LEFT = (UploadState.STORED, UploadState.PROCESSING, UploadState.RECEIVED, UploadState.FAILED)
+"""The states in which something is left to do, those that are nearest to their end first."""
+
 
 class Conductor:
     """Runs uploads; a journal's Listener."""
@@ -82,6 +87,7 @@ class Conductor:
         """Stop what runs for an upload, and remove what it left unfinished."""
         for queue in self._queues.values():
             queue.discard(upload)
+        self._works.pop(upload, None)
         self._follower.on_withdrawn(upload)
         task = self._running.get(upload)
         if task is not None:
@@ -204,13 +210,23 @@ class Conductor:
             return
         try:
             await self._context.journal.clock_went_back(self._set_back, self._context.clock())
-            for work in await self._context.journal.work():
-                if work.upload not in self._running:
-                    self._push(work)
+            await self._queue_all()
         except DropoffError as error:
             self._log.warning("work_not_read", error_code=error.code, error=error.message)
         else:
             self._set_back = None
+
+    async def _queue_all(self) -> None:
+        """Queue all that the journal has to do, and begin with the first meanwhile."""
+        for state in LEFT:
+            after = 0
+            while page := await self._context.journal.work_page(state, after, PAGE):
+                for after, work in page:  # noqa: B007  # the last one's place is where to go on
+                    if work.upload not in self._running:
+                        self._push(work)
+                if self._context.stopping.is_set():
+                    return
+                self._start_ready()
 
     async def _park(self) -> None:
         """Let parts in flight end while there is time; the caller cancels the rest."""

@@ -10,6 +10,8 @@ from typing import Generic, TypeVar
 
 Item = TypeVar("Item", bound=Hashable)
 
+_AT_ONCE = 0.0
+
 
 class FairQueue(Generic[Item]):
     """Items that wait for their time, then for their study's turn.
@@ -32,6 +34,10 @@ class FairQueue(Generic[Item]):
     def push(self, study: str, item: Item, ready_at: float = 0.0) -> None:
         """Let ``item`` wait until ``ready_at`` (seconds since the epoch)."""
         if item in self._due and self._due[item] <= ready_at:
+            return
+        if ready_at <= 0.0:  # one number for all of them, and no place in the heap
+            self._due[item] = _AT_ONCE
+            self._make_ready(study, item)
             return
         self._due[item] = ready_at
         heapq.heappush(self._later, (ready_at, next(self._count), study, item))
@@ -71,10 +77,13 @@ class FairQueue(Generic[Item]):
             ready_at, _, study, item = heapq.heappop(self._later)
             if self._due.get(item) != ready_at:
                 continue
-            if study not in self._ready:
-                self._ready[study] = deque()
-                self._turns.append(study)
-            self._ready[study].append(item)
+            self._make_ready(study, item)
+
+    def _make_ready(self, study: str, item: Item) -> None:
+        if study not in self._ready:
+            self._ready[study] = deque()
+            self._turns.append(study)
+        self._ready[study].append(item)
 
 
 class Turns(Generic[Item]):
