@@ -11,6 +11,9 @@ from daemon.journal.model import Error, Upload, UploadState
 from daemon.journal.rows import text_of
 from daemon.journal.transaction import Transaction
 
+HELD = 1.0
+"""Seconds that a ``processing`` report waits: most uploads are small, and stored by then."""
+
 _REPLACEABLE = frozenset({UploadState.RECEIVING.value, UploadState.PROCESSING.value})
 
 
@@ -34,16 +37,18 @@ def queue_report(
     report = str(uuid.uuid4())
     envelope = {"report": report, "sequence": sequence, "receipt": receipt, "error": error}
     body = text_of(_body(upload, now) | envelope | _delivered(tx, upload))
+    due = now + HELD if upload.state is UploadState.PROCESSING else now
     if replaced is None:
         tx.connection.execute(
             "INSERT INTO reports (id, upload, sequence, state, body, status, next_at, created_at)"
             " VALUES (?, ?, ?, ?, ?, 'pending', ?, ?)",
-            (report, upload.id, sequence, upload.state, body, now, now),
+            (report, upload.id, sequence, upload.state, body, due, now),
         )
     else:
         tx.connection.execute(
-            "UPDATE reports SET id = ?, state = ?, body = ?, created_at = ? WHERE number = ?",
-            (report, upload.state, body, now, replaced["number"]),
+            "UPDATE reports SET id = ?, state = ?, body = ?, next_at = ?, created_at = ?"
+            " WHERE number = ?",
+            (report, upload.state, body, due, now, replaced["number"]),
         )
     refresh_due(tx, upload.id)
 

@@ -90,4 +90,6 @@ def _cut(text: str, longest: int) -> str:
     """At most ``longest`` characters, without the surrogates that JSON readers refuse."""
     if len(text) > longest:
         text = f"{text[:longest]}… ({len(text) - longest} more)"
+    if text.isascii():
+        return text
     return text.encode("utf-8", "backslashreplace").decode()

@@ -25,6 +25,7 @@ BACKLOG = 10_000
 """Lines that wait while the disk can't take them; further ones are dropped, and counted."""
 
 _BATCH = 1_000
+_GATHER_SECONDS = 0.05
 _RETRY_SECONDS = 5.0
 _CLOSE_SECONDS = 5.0
 
@@ -76,7 +77,8 @@ class MetricsLog:
                 self._all_dropped += 1
                 return
             self._waiting.append(line)
-            self._changed.notify()
+            if len(self._waiting) == 1:
+                self._changed.notify()
 
     def render(self, gauges: Iterable[Gauge] = ()) -> str:
         """Counts since the start as Prometheus text, with the given gauges."""
@@ -113,6 +115,8 @@ class MetricsLog:
             self._changed.wait_for(lambda: self._waiting or self._closing)
             if not self._waiting:
                 return None
+            # A thread that is woken for each line costs the others more than the line does.
+            self._changed.wait_for(lambda: self._closing, _GATHER_SECONDS)
             batch = [self._waiting.popleft() for _ in range(min(_BATCH, len(self._waiting)))]
             if self._dropped:
                 batch.append(self._loss())

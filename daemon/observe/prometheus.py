@@ -11,6 +11,7 @@ import math
 import re
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping
+from enum import Enum
 from typing import TypeGuard
 
 import msgspec
@@ -40,6 +41,14 @@ class Gauge(msgspec.Struct, frozen=True, kw_only=True):
     """By labels; one without is ``{(): 5}``."""
 
 
+class _Kind(Enum):
+    """What a field is counted as."""
+
+    SUM = "sum"
+    DURATION = "duration"
+    NONE = "none"
+
+
 class _Histogram:
     """Durations of one series."""
 
@@ -59,6 +68,8 @@ class Counters:
         self._counts: dict[str, dict[Labels, float]] = {}
         self._histograms: dict[str, dict[Labels, _Histogram]] = {}
         self._series = 0
+        self._kinds: dict[tuple[str, str], tuple[_Kind, str]] = {}
+        """What the fields of events are counted as, and under which name."""
 
     def add(self, event: str, outcome: str, fields: Mapping[str, object]) -> None:
         """Count one finished unit of work."""
@@ -73,12 +84,12 @@ class Counters:
         self._count(f"{_PREFIX}_{_PLURALS.get(event, event + 's')}_total", labels, 1)
         narrow = tuple(label for label in labels if label[0] != "error_code")
         for name, value in fields.items():
-            if not _is_amount(value) or not _NAME.fullmatch(name):
+            if not _is_amount(value):
                 continue
-            full = f"{_PREFIX}_{event}_{name.removeprefix(f'{event}_')}"
-            if name.endswith("_bytes") or name in {"bytes", "attempts"}:
-                self._count(f"{full}_total", narrow, value)
-            elif name.endswith("_seconds") or name == "seconds":
+            kind, full = self._kinds.get((event, name)) or self._learn(event, name)
+            if kind is _Kind.SUM:
+                self._count(full, narrow, value)
+            elif kind is _Kind.DURATION:
                 self._observe(full, narrow, value)
 
     def render(self, gauges: Iterable[Gauge] = ()) -> str:
@@ -99,6 +110,18 @@ class Counters:
             for key, histogram in sorted(self._histograms[name].items()):
                 lines += _histogram_lines(name, key, histogram)
         return "\n".join(lines) + "\n"
+
+    def _learn(self, event: str, name: str) -> tuple[_Kind, str]:
+        kind, full = _Kind.NONE, f"{_PREFIX}_{event}_{name.removeprefix(f'{event}_')}"
+        if not _NAME.fullmatch(name):
+            return kind, full
+        if name.endswith("_bytes") or name in {"bytes", "attempts"}:
+            kind, full = _Kind.SUM, f"{full}_total"
+        elif name.endswith("_seconds") or name == "seconds":
+            kind = _Kind.DURATION
+        if len(self._kinds) < MAX_SERIES:
+            self._kinds[event, name] = kind, full
+        return kind, full
 
     def _count(self, name: str, labels: Labels, amount: float) -> None:
         series = self._counts.setdefault(name, {})

@@ -82,8 +82,12 @@ class UploadRun:
             case UploadState.RECEIVED:
                 with await self._context.sources.open(upload) as source:
                     await self._begin(upload, source)
+                    begun = await self._journal.standing(upload.id)
+                    if begun.upload.state is UploadState.PROCESSING:
+                        return await self._process(begun, source)
             case UploadState.PROCESSING:
-                return await self._process(standing)
+                with await self._context.sources.open(upload) as source:
+                    return await self._process(standing, source)
             case UploadState.STORED:
                 return await self._clean_up(upload) if standing.reported else 0
             case UploadState.FAILED:
@@ -104,13 +108,12 @@ class UploadRun:
         else:
             await throw_away(self._context, upload)
 
-    async def _process(self, standing: Standing) -> float | None:
+    async def _process(self, standing: Standing, source: OpenSource) -> float | None:
         upload, envelope = standing.upload, standing.envelope
         assert envelope is not None  # noqa: S101  # fixed before it became processing
         try:
-            with await self._context.sources.open(upload) as source:
-                _check_identity(upload, source)
-                await self._deliver(upload, envelope, standing.deliveries, source)
+            _check_identity(upload, source)
+            await self._deliver(upload, envelope, standing.deliveries, source)
         except SourceChangedError as error:
             await self._start_over(upload, standing.deliveries, error)
             return None

@@ -146,6 +146,29 @@ async def test_only_an_upload_s_first_pending_report_goes(journal: SqliteJournal
     assert second.state == "processing"
 
 
+async def test_a_processing_report_waits_a_second_for_what_makes_it_needless(
+    journal: SqliteJournal,
+) -> None:
+    await processing(journal)
+    (first,) = await journal.due_reports(101.0, 10)
+    await journal.acknowledged(first.id)
+    assert await journal.due_reports(101.9, 10) == []
+    assert await journal.next_report_at() == 102.0
+    (second,) = await journal.due_reports(102.0, 10)
+    assert (second.state, second.sequence) == ("processing", 2)
+
+
+async def test_what_ends_within_that_second_is_reported_at_once(
+    journal: SqliteJournal,
+) -> None:
+    upload = await processing(journal)
+    (first,) = await journal.due_reports(101.0, 10)
+    await journal.acknowledged(first.id)
+    await journal.fail(upload.id, ERROR, 101.5)
+    (second,) = await journal.due_reports(101.5, 10)
+    assert (second.state, second.sequence) == ("failed", 2)
+
+
 async def test_a_failed_report_holds_its_upload_back_and_no_other(journal: SqliteJournal) -> None:
     await processing(journal, "t1", "api-1")
     await received(journal, "t2", "api-2")
