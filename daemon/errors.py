@@ -52,14 +52,19 @@ class ApiUnreachableError(DropoffError):
     """The REST API is away, slow, or answers with something that can't be trusted or understood.
 
     ``retry_after`` is how long it asked to be left alone, in seconds; None where it didn't say.
+    ``undone`` is for a request that certainly had no effect: it never left, or was answered by
+    "not now". Otherwise it may have been taken, and the answer lost.
     """
 
     code = "api_unreachable"
     retryable = True
 
-    def __init__(self, message: str, retry_after: float | None = None) -> None:
+    def __init__(
+        self, message: str, retry_after: float | None = None, *, undone: bool = False
+    ) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+        self.undone = undone
 
 
 class ApiRefusedError(DropoffError):

@@ -22,6 +22,7 @@ from daemon.broker.outbox import Outbox
 from daemon.config import load
 from daemon.control import Control
 from daemon.errors import ConfigError, StateFullError
+from daemon.intake.askings import Askings
 from daemon.intake.hooks import HookServer
 from daemon.intake.intake import Intake
 from daemon.intake.partials import Partials
@@ -60,6 +61,7 @@ class Parts:
     outbox: Outbox | None
     """None where no REST API is configured."""
     intake: Intake
+    askings: Askings
     hooks: HookServer
     slots: Slots
 
@@ -170,7 +172,8 @@ class Service:
             lookout=intake,
             routes=[*_routes(board, metrics), *control.routes()],
         )
-        return Parts(journal, conductor, broker, outbox, intake, hooks, context.slots)
+        askings = Askings(settings, journal, broker, clock)
+        return Parts(journal, conductor, broker, outbox, intake, askings, hooks, context.slots)
 
     async def _serve(self, parts: Parts) -> None:
         """Run the parts until told to stop; then end them, those that take work in first."""
@@ -182,6 +185,7 @@ class Service:
             others = [
                 group.create_task(self._beat(parts.journal)),
                 group.create_task(self._reload_when_asked(parts)),
+                group.create_task(parts.askings.run()),
             ]
             if parts.outbox is not None:
                 others.append(group.create_task(parts.outbox.run()))

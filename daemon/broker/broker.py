@@ -108,5 +108,7 @@ def _refusal(error: ApiRefusedError) -> DropoffError:
     sender for a password.
     """
     if error.status == HTTPStatus.UNAUTHORIZED:
-        return ApiUnreachableError(f"the REST API does not take our HAWK signature: {error}")
+        return ApiUnreachableError(
+            f"the REST API does not take our HAWK signature: {error}", undone=True
+        )
     return StudyRefusedError(error.message, error.status)

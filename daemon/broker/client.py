@@ -27,7 +27,7 @@ MAX_ANSWER = 1024 * 1024
 MAX_ID = 200
 _JSON = "application/json"
 _SECOND_TRY_AFTER = 0.2
-_CONNECT_WITHIN = 10.0
+_CONNECT_WITHIN = 5.0
 _AWAY = frozenset({408, 425, 429})
 """Statuses of 4xx that say "not now"."""
 
@@ -188,21 +188,27 @@ class ApiClient:
         ours may be repeated.
         """
         origin = self._places.origin
+        left = False
         try:
             try:
                 return await self._exchange(method, place, content, headers)
             except aiohttp.ClientConnectionError as error:
                 if isinstance(error, TimeoutError | aiohttp.ClientSSLError):
                     raise
+                left = not isinstance(error, aiohttp.ClientConnectorError)
                 await asyncio.sleep(_SECOND_TRY_AFTER)
                 return await self._exchange(method, place, content, headers)
-        except TimeoutError:
+        except TimeoutError as error:
             raise ApiUnreachableError(
-                f"no answer from {origin} within {self._settings.timeout:g} s"
+                f"no answer from {origin} within {self._settings.timeout:g} s",
+                undone=not left and isinstance(error, aiohttp.ConnectionTimeoutError),
             ) from None
         except (aiohttp.ClientError, OSError, ValueError) as error:
             said = clean(str(error)) or type(error).__name__
-            raise ApiUnreachableError(f"{origin} can't be reached: {said}") from error
+            raise ApiUnreachableError(
+                f"{origin} can't be reached: {said}",
+                undone=not left and isinstance(error, aiohttp.ClientConnectorError),
+            ) from error
 
     async def _exchange(
         self, method: str, place: Place, content: bytes, headers: dict[str, str]
@@ -262,6 +268,7 @@ class ApiClient:
         raise ApiUnreachableError(
             clean(f"{self._places.origin} answered {status}: {said}"),
             retry_after(answer.retry_after, self._now()),
+            undone=status in _AWAY or _says_later(answer),
         )
 
     def _trust(self, answer: Answer) -> None:
@@ -280,6 +287,11 @@ class ApiClient:
             return await asyncio.to_thread(ssl.create_default_context, cafile=ca_file)
         except (OSError, ssl.SSLError) as error:
             raise ConfigError(f"[api] ca_file: {ca_file}: {error}") from None
+
+
+def _says_later(answer: Answer) -> bool:
+    """Whether it is the server's own no for now: a gateway that lost it says no time."""
+    return answer.status == HTTPStatus.SERVICE_UNAVAILABLE and answer.retry_after is not None
 
 
 def _is_refusal(status: int) -> bool:

@@ -12,9 +12,9 @@ import socket
 import stat
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import structlog
 from aiohttp import web
@@ -27,11 +27,12 @@ from daemon.errors import (
     StudyRefusedError,
 )
 from daemon.intake.answers import Admission, Refusal, accept, refuse, unavailable
+from daemon.intake.askings import may_be_taken
 from daemon.intake.events import Event, parse_event
 from daemon.intake.hints import Lookout, follow
 from daemon.intake.info import MAX_INFO
 from daemon.intake.study_places import id_below, make_place
-from daemon.journal.model import Announcement
+from daemon.journal.model import Asking
 from daemon.journal.protocol import IntakeJournal
 from daemon.plan import Announcing, Broker
 from daemon.ports import Clock, Metrics
@@ -207,13 +208,43 @@ class HookServer:
 
     async def _announce(self, event: Event, study: str, admission: Admission) -> None:
         announcing = self._announcing(event, study, admission.dropoff_id)
-        api_id = await self._broker.announce(announcing)
+        asking = Asking(
+            announcing=announcing,
+            tus_id=admission.tus_id or announcing.tus_id,
+            created_at=self._clock(),
+        )
+        await self._note(asking)
+        try:
+            api_id = await self._broker.announce(announcing)
+        except DropoffError as error:
+            if not may_be_taken(error):
+                self._beside(self._forget(announcing.key))
+            raise
         # Once the API knows of it the journal has to, even if the answer comes too late.
-        tus_id = admission.tus_id or announcing.tus_id
-        remembering = asyncio.create_task(self._remember(announcing, api_id, tus_id))
-        self._remembering.add(remembering)
-        remembering.add_done_callback(self._remembering.discard)
+        remembering = self._beside(self._journal.add_announcement(asking.answered(api_id)))
         await asyncio.shield(remembering)
+
+    async def _note(self, asking: Asking) -> None:
+        """Remember what is about to be asked. Who is cancelled here has not asked."""
+        try:
+            await self._journal.add_asking(asking)
+        except asyncio.CancelledError:
+            self._beside(self._forget(asking.announcing.key))
+            raise
+
+    async def _forget(self, asking: str) -> None:
+        try:
+            await self._journal.forget_asking(asking)
+        except DropoffError as error:
+            # It is asked once more than it had to be, and ends as one that no upload followed.
+            log.warning("asking stays", code=error.code, error=error.message)
+
+    def _beside(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Have something done that goes on whoever is cancelled meanwhile."""
+        task = asyncio.create_task(work)
+        self._remembering.add(task)
+        task.add_done_callback(self._remembering.discard)
+        return task
 
     async def _make_place(self, study: str) -> None:
         try:
@@ -233,22 +264,6 @@ class HookServer:
             client=event.client,
             server=upload.server,
             tus_id=upload.tus_id or None,
-        )
-
-    async def _remember(
-        self, announcing: Announcing, api_id: str | None, tus_id: str | None
-    ) -> None:
-        await self._journal.add_announcement(
-            Announcement(
-                id=announcing.key,
-                api_id=api_id,
-                study=announcing.study,
-                filename=announcing.filename,
-                size=announcing.size,
-                metadata=announcing.metadata,
-                tus_id=tus_id,
-                created_at=self._clock(),
-            )
         )
 
     def _record_decision(

@@ -14,8 +14,8 @@ from daemon.journal.wrapping import sync_directory
 
 DATABASE_FILE = "journal.sqlite"
 LOCK_FILE = "journal.lock"
-SCHEMA_VERSION = 1
-_MIGRATIONS: dict[int, str] = {}
+SCHEMA_VERSION = 2
+_MIGRATIONS: dict[int, str] = {1: "schema_2.sql"}
 """A version to the file, beside this one, that leads from it to the next."""
 
 _BUSY_SECONDS = 10.0

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from daemon.errors import InfoError
+from daemon.journal import askings
 from daemon.journal.model import (
     OVER,
     Announcement,
@@ -47,7 +48,7 @@ _NOWHERE = Identity(device=0, inode=0, size=0, mtime_ns=0, ctime_ns=0)
 
 
 def add_announcement(tx: Transaction, announcement: Announcement) -> None:
-    """Remember that pre-create let an upload through; a repeat changes nothing."""
+    """Remember that the broker took an announcement; a repeat changes nothing."""
     check_size(announcement.size)
     check_texts((announcement.filename, announcement.tus_id or "", *announcement.metadata.values()))
     tx.connection.execute(
@@ -67,6 +68,7 @@ def add_announcement(tx: Transaction, announcement: Announcement) -> None:
             announcement.created_at,
         ),
     )
+    askings.forget(tx, announcement.id)
 
 
 def sight(tx: Transaction, sighting: Sighting, now: float) -> Upload:

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import msgspec
 
+from daemon.plan import Announcing
 from pipeline.discreet import Discreet
 from pipeline.errors import DropoffError
 from pipeline.messages import DestinationSpec, EnvelopeFormat, StoredObject
@@ -134,6 +135,28 @@ class Announcement(msgspec.Struct, frozen=True, kw_only=True):
     metadata: dict[str, str]
     tus_id: str | None
     created_at: float
+
+
+class Asking(msgspec.Struct, frozen=True, kw_only=True):
+    """A question of pre-create to the broker whose answer may be lost on its way."""
+
+    announcing: Announcing
+    tus_id: str | None
+    """What the announcement is to be found by, beside its own id."""
+    created_at: float
+
+    def answered(self, api_id: str | None) -> Announcement:
+        """What there is to remember once the answer came."""
+        return Announcement(
+            id=self.announcing.key,
+            api_id=api_id,
+            study=self.announcing.study,
+            filename=self.announcing.filename,
+            size=self.announcing.size,
+            metadata=self.announcing.metadata,
+            tus_id=self.tus_id,
+            created_at=self.created_at,
+        )
 
 
 class Sighting(msgspec.Struct, frozen=True, kw_only=True):

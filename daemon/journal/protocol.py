@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from daemon.journal.model import (
     Announcement,
+    Asking,
     Attempt,
     Delivery,
     DeliveryState,
@@ -52,7 +53,19 @@ class IntakeJournal(Protocol):
     """What intake writes."""
 
     async def add_announcement(self, announcement: Announcement) -> None:
-        """Remember that pre-create let an upload through."""
+        """Remember that the broker took an announcement; an asking with its id is settled."""
+
+    async def add_asking(self, asking: Asking) -> None:
+        """Remember what the broker is about to be asked. Raises InfoError for what can't be."""
+
+    async def askings(self, before: float, now: float, limit: int) -> Sequence[Asking]:
+        """Those from before that, and from the future of a clock that was set back; oldest first.
+
+        Those that are asked about at the moment are among them, where they are old enough.
+        """
+
+    async def forget_asking(self, asking: str) -> None:
+        """Nothing comes of it: the broker refused, or never heard of it."""
 
     async def sight(self, sighting: Sighting, now: float) -> Upload:
         """Take an upload as found on disk; any number of times, in any order.

@@ -1,4 +1,4 @@
--- The journal, version 1. Times are seconds since the epoch; JSON is text.
+-- The journal, version 2. Times are seconds since the epoch; JSON is text.
 
 CREATE TABLE announcements (
     number     INTEGER PRIMARY KEY,
@@ -15,6 +15,14 @@ CREATE TABLE announcements (
 CREATE INDEX announcements_match ON announcements (study, filename, size);
 CREATE INDEX announcements_tus_id ON announcements (tus_id) WHERE tus_id IS NOT NULL;
 CREATE INDEX announcements_age ON announcements (created_at);
+
+-- What the REST API is asked by pre-create, until its answer is kept or nothing can come of it.
+CREATE TABLE askings (
+    id         TEXT PRIMARY KEY,         -- the Idempotency-Key, and the announcement's id
+    announcing TEXT NOT NULL,            -- what was asked, so that it can be repeated as it was
+    tus_id     TEXT,
+    created_at REAL NOT NULL
+) STRICT, WITHOUT ROWID;
 
 CREATE TABLE uploads (
     number       INTEGER PRIMARY KEY,    -- order of arrival

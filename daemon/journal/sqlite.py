@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from daemon.journal import deliveries, dues, intake, operators, outbox, processing
+from daemon.journal import askings, deliveries, dues, intake, operators, outbox, processing
 from daemon.journal.database import (
     DATABASE_FILE,
     connect,
@@ -23,6 +23,7 @@ from daemon.journal.database import (
 )
 from daemon.journal.model import (
     Announcement,
+    Asking,
     Attempt,
     Delivery,
     DeliveryState,
@@ -108,8 +109,20 @@ class SqliteJournal:
     # Intake -----------------------------------------------------------------------------------
 
     async def add_announcement(self, announcement: Announcement) -> None:
-        """Remember that pre-create let an upload through."""
+        """Remember that the broker took an announcement."""
         await self._writer.run(lambda tx: intake.add_announcement(tx, announcement))
+
+    async def add_asking(self, asking: Asking) -> None:
+        """Remember what the broker is about to be asked."""
+        await self._writer.run(lambda tx: askings.add(tx, asking))
+
+    async def askings(self, before: float, now: float, limit: int) -> Sequence[Asking]:
+        """Those from before that, and from the future; oldest first."""
+        return await self._readers.run(lambda c: askings.old(c, before, now, limit))
+
+    async def forget_asking(self, asking: str) -> None:
+        """Nothing comes of it."""
+        await self._writer.run(lambda tx: askings.forget(tx, asking))
 
     async def sight(self, sighting: Sighting, now: float) -> Upload:
         """Take an upload as found on disk; any number of times, in any order."""

@@ -144,11 +144,13 @@ class World:
     async def over(self, daemon: Dropoffd) -> None:
         await asyncio.to_thread(daemon.wait_until_over, len(self.scene.sent), 60)
 
-    def check(self, daemon: Dropoffd) -> None:
+    def check(self, daemon: Dropoffd, unanswered: int = 0) -> None:
+        """``unanswered``: how many lost answers there may be of announcements nobody followed."""
         self.scene.check(daemon, self.server)
         drops = self.server.drops()
-        assert len(drops) == len(self.scene.sent)
-        assert [drop["id"] for drop in drops if not drop["reports"]] == []
+        followed = [drop for drop in drops if drop["reports"]]
+        assert len(followed) == len(self.scene.sent)
+        assert len(drops) - len(followed) <= unanswered
 
 
 @pytest.fixture(scope="module")
@@ -242,7 +244,7 @@ async def test_pre_create_refuses_while_the_api_fails_and_announces_once_it_does
             await asyncio.to_thread(there.scene.lay, 5000)
             await there.over(daemon)
             assert await asyncio.to_thread(daemon.stop) == 0
-        there.check(daemon)
+        there.check(daemon, unanswered=3)
 
 
 async def test_a_stop_amid_each_request_is_in_time_and_the_next_start_goes_on(
@@ -277,7 +279,7 @@ async def test_a_stop_amid_each_request_is_in_time_and_the_next_start_goes_on(
         with daemon:
             await there.over(daemon)
             assert await asyncio.to_thread(daemon.stop) == 0
-        there.check(daemon)
+        there.check(daemon, unanswered=1)
 
 
 async def test_an_upload_that_fails_before_the_api_knows_of_it_is_reported_once_it_is_back(

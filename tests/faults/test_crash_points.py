@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import http.client
 import time
 import uuid
 from collections import Counter
@@ -20,12 +21,14 @@ import pytest
 from aiohttp import web
 
 from pipeline import crashpoints
+from tests.peers import announcements
 from tests.peers.dropoffd import Dropoffd
 from tests.peers.faulty import FaultyHttp, answer
 from tests.peers.oracle import Bucket, Folder, Store
 from tests.peers.reference_api import ReferenceServer
 from tests.peers.scene import Recipient, Scene
 from tests.peers.seaweedfs import Weed
+from tests.peers.tusd_files import pre_create
 
 pytestmark = [pytest.mark.peers, pytest.mark.timeout(1500)]
 
@@ -40,6 +43,7 @@ READS = {
     f"journal.{name}"
     for name in (
         "abandoned",
+        "askings",
         "counts",
         "deliveries",
         "due_reports",
@@ -75,6 +79,9 @@ class Variant:
 
 
 ONCE = Variant(("folder0", "bucket0"), (SMALL, LARGE))
+ASKED = Variant(("folder0",), ())
+"""Nothing but pre-create."""
+WHEN = ("before", "after")
 ALL = [
     Variant(destinations, (size,), api_away)
     for destinations in (
@@ -95,7 +102,7 @@ class Stage:
         self._directory = directory
         self._weed = weed
         self._recipient = Recipient(directory)
-        self._studies = {variant: str(uuid.uuid4()) for variant in (ONCE, *ALL)}
+        self._studies = {variant: str(uuid.uuid4()) for variant in (ONCE, ASKED, *ALL)}
         names = [f"folder{number}" for number in range(3)]
         tables = [
             f'[destinations.{name}]\ntype = "directory"\ndirectory = "/x"\n' for name in names
@@ -175,6 +182,32 @@ class Stage:
         self._finish(scene)
         return died
 
+    def die_asked(self, step: str) -> None:
+        """Have a daemon die at ``step`` of pre-create; whatever the API took of it is ended."""
+        scene = self.scene(ASKED)
+        filename = scene.directory.name
+        refused = "forget" in step
+        metadata = {"filename": filename, "study": self._studies[ASKED]}
+        if refused:
+            metadata["study"] = str(uuid.uuid4())
+        mark = scene.directory / "died"
+        environment = {crashpoints.AT: f"{step}#1", crashpoints.MARK: str(mark)}
+        with scene.daemon(self.api.api.url, **environment) as daemon:
+            with contextlib.suppress(OSError, http.client.HTTPException):
+                pre_create(daemon, 1, metadata)
+            daemon.wait(30)
+        assert mark.exists(), f"{step} is not reached"
+        announcements.age(daemon)
+        with scene.daemon(self.api.api.url) as daemon:
+            daemon.wait_for(lambda: announcements.are_over(daemon), 30, f"{step} is settled")
+            assert daemon.stop() == 0
+        told = [
+            [report["state"] for report in drop["reports"]]
+            for drop in self.api.drops()
+            if filename in {report["filename"] for report in drop["reports"]}
+        ]
+        assert told == ([] if refused or step == "before journal.add_asking" else [["terminated"]])
+
     def _finish(self, scene: Scene, **environment: str) -> None:
         with scene.daemon(self.api.api.url, **environment) as daemon:
             daemon.wait_until_over(len(scene.sent), 90)
@@ -235,6 +268,14 @@ async def test_each_step_of_a_small_and_a_large_upload_to_two_destinations(stage
     reached = await walk(stage, ONCE, first)
     print(f"{len(first)} steps of {ONCE}, died at {reached}")  # noqa: T201 -- the suite tells it
     assert reached >= 0.9 * len(first)
+
+
+def test_each_step_of_pre_create_leaves_no_announcement_that_nobody_ends(stage: Stage) -> None:
+    methods = ("journal.add_asking", "api.announce", "journal.add_announcement")
+    steps = [f"{when} {what}" for what in (*methods, "journal.forget_asking") for when in WHEN]
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        for _ in pool.map(stage.die_asked, steps):
+            pass
 
 
 @pytest.mark.long

@@ -8,9 +8,15 @@ import json
 import socket
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from tests.peers.dropoffd import Dropoffd
+
+class Listening(Protocol):
+    """Who answers hooks."""
+
+    @property
+    def socket(self) -> Path:
+        """Where."""
 
 
 def info_of(data: Path, size: int, metadata: Mapping[str, str]) -> dict[str, Any]:
@@ -34,7 +40,7 @@ def lay_info(data: Path, size: int, metadata: Mapping[str, str]) -> None:
 
 
 def pre_create(
-    daemon: Dropoffd,
+    daemon: Listening,
     size: int,
     metadata: Mapping[str, str],
     path: str = "/hooks/pre-create?server=tusd",
