@@ -7,3 +7,8 @@ CREATE TABLE askings (
     tus_id     TEXT,
     created_at REAL NOT NULL
 ) STRICT, WITHOUT ROWID;
+
+-- Some of version 1 have these already.
+CREATE INDEX IF NOT EXISTS uploads_later ON uploads (next_at) WHERE next_at > 0;
+CREATE INDEX IF NOT EXISTS deliveries_later ON deliveries (next_at) WHERE next_at > 0;
+CREATE INDEX IF NOT EXISTS reports_next ON reports (next_at) WHERE status = 'pending';
