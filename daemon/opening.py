@@ -35,6 +35,7 @@ _UNSAFE = frozenset(
         errno.EPERM,
     }
 )
+_NO_SYNC = frozenset({errno.EACCES, errno.EPERM, errno.EINVAL, errno.ENOTSUP, errno.EROFS})
 
 
 class OpenedSource:
@@ -118,6 +119,26 @@ def remove_source(
     except (SourceMissingError, FileNotFoundError):
         return True
     return True
+
+
+def sync_removal(directory: Path, path: str, roots: Sequence[Path] = ()) -> None:
+    """Have it survive a power loss that there is nothing at ``path`` any more.
+
+    Where that can't be promised (a directory that we may not read, a file system that knows no
+    sync), this does nothing. Raises SourceUnsafeError as :func:`open_source`, and OSError.
+    """
+    try:
+        with _parent(directory, path, roots) as (parent, _):
+            fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=parent)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+    except SourceMissingError:
+        return
+    except OSError as error:
+        if error.errno not in _NO_SYNC:
+            raise
 
 
 def components(path: str) -> tuple[str, ...]:

@@ -8,7 +8,14 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 from daemon.journal.model import Upload
-from daemon.opening import OpenedSource, components, identify, open_source, remove_source
+from daemon.opening import (
+    OpenedSource,
+    components,
+    identify,
+    open_source,
+    remove_source,
+    sync_removal,
+)
 from pipeline.errors import SourceMissingError, SourceUnavailableError
 
 
@@ -42,8 +49,9 @@ class FileSources:
     async def remove(self, upload: Upload) -> None:
         """Delete data and ``.info``, in this order. Another file in its place is left alone.
 
-        The ``.info`` goes last: as long as it is there a rescan finds what is left to do. Partials
-        that no other upload needs follow.
+        The ``.info`` goes last: as long as it is there a rescan finds what is left to do. That
+        both are gone is on the disk when this returns: who calls it may forget the upload, and
+        until then does this again. Partials that no other upload needs follow.
         """
         await asyncio.to_thread(self._remove, upload)
         if self._remove_partials is not None:
@@ -62,6 +70,7 @@ class FileSources:
             ours = remove_source(Path(upload.directory), upload.path, upload.identity, self._roots)
             if ours:
                 self._remove_info(upload.info_path)
+                self._sync(upload)
         except OSError as error:
             raise _unavailable(error) from error
 
@@ -72,6 +81,13 @@ class FileSources:
         except SourceMissingError:
             return
         remove_source(self._info_directory, path, identity)
+
+    def _sync(self, upload: Upload) -> None:
+        data = Path(upload.directory, upload.path)
+        sync_removal(Path(upload.directory), upload.path, self._roots)
+        if Path(upload.info_path).parent != data.parent:
+            info = os.path.relpath(upload.info_path, self._info_directory)
+            sync_removal(self._info_directory, info)
 
 
 def _unavailable(error: OSError) -> SourceUnavailableError:

@@ -14,7 +14,7 @@ import structlog
 from daemon.intake.scan import find_partial
 from daemon.journal.model import Upload
 from daemon.journal.protocol import IntakeJournal
-from daemon.opening import remove_source
+from daemon.opening import remove_source, sync_removal
 from daemon.settings import Uploads
 from pipeline.errors import SourceUnavailableError, SourceUnsafeError
 
@@ -70,4 +70,7 @@ class Partials:
         ):
             return False
         # The .info goes last: as long as it is there, what is left of the partial is found again.
-        return remove_source(uploads.info_directory, partial.info_path, partial.info)
+        removed = remove_source(uploads.info_directory, partial.info_path, partial.info)
+        sync_removal(uploads.directory, partial.path, uploads.roots)
+        sync_removal(uploads.info_directory, partial.info_path)
+        return removed

@@ -174,8 +174,8 @@ def _broken(
             receipt = f"{state}receipts/{upload}.json"
             if durable.get(receipt) != finished[receipt]:
                 yield f"{upload} is {at}, and its receipt isn't on the disk"
-            if at == "done" and upload.encode() not in durable.get(f"{state}{audit.FILE}", b""):
-                yield f"{upload} is done, and the audit log doesn't know it"
+            if at == "done":
+                yield from _not_over(durable, upload, tus_id)
             over.add(tus_id)
         query = "SELECT json_extract(destination, '$.name'), name FROM deliveries"
         for destination, name in journal(f"{query} WHERE state = 'stored'"):
@@ -191,6 +191,14 @@ def _broken(
         yield f"the source {tus_id} is gone, and the REST API was not told that it is stored"
     for tus_id in stored - over:
         yield f"the REST API was told of {tus_id} what the journal doesn't know"
+
+
+def _not_over(durable: dict[str, bytes], upload: str, tus_id: str) -> Iterator[str]:
+    """What is missing for an upload to be done."""
+    for name in {f"daemon/uploads/{tus_id}", f"daemon/uploads/{tus_id}.info"} & durable.keys():
+        yield f"{upload} is done, and {name} may come back"
+    if upload.encode() not in durable.get(f"daemon/state/{audit.FILE}", b""):
+        yield f"{upload} is done, and the audit log doesn't know it"
 
 
 Ask = Callable[[str], list[tuple[Any, ...]]]
@@ -223,6 +231,7 @@ SYNCS: dict[str, Callable[[Call], bool]] = {
     "the journal": lambda call: call.path.endswith("/journal.sqlite-wal"),
     "the state directory": lambda call: call.path.endswith("/state"),
     "the directory of the state directory": lambda call: call.path.endswith("/world/daemon"),
+    "the upload directory": lambda call: call.path.endswith("/uploads"),
     "the audit log": lambda call: call.path.endswith(f"/{audit.FILE}"),
 }
 
@@ -252,7 +261,7 @@ def survive(recording: Recording, point: int, *, sources_gone: bool) -> None:
     tree |= {path: data for path, data in kept.items() if path.startswith(uploads)}
     world = place / "world"
     _lay_world(tree, world)
-    over = _moved(recording, world)
+    _moved(recording, world)
     (place / "api").mkdir()
     power.lay(disk.written(recording.api), place / "api" / "state")
     scene = _scene(world, recording.recipient)
@@ -261,10 +270,6 @@ def survive(recording: Recording, point: int, *, sources_gone: bool) -> None:
         with scene.daemon(api.api.url) as daemon:
             daemon.wait_until_over(len(SIZES), 60)
             assert daemon.stop() == 0
-        for tus_id in over:
-            # Known to be over: such a source is let be, and not taken for another upload.
-            for name in (tus_id, f"{tus_id}.info"):
-                (daemon.uploads / name).unlink(missing_ok=True)
         scene.check(daemon, api)
     shutil.rmtree(place)
 
@@ -277,18 +282,18 @@ def _lay_world(tree: dict[str, bytes], world: Path) -> None:
         (world / state / "receipts").mkdir(exist_ok=True)
 
 
-def _moved(recording: Recording, world: Path) -> set[str]:
-    """Tell a journal that its files are the same ones elsewhere; the sources known to be over."""
+def _moved(recording: Recording, world: Path) -> None:
+    """Tell a journal that its files are the same ones elsewhere."""
     path = world / "daemon" / "state" / "journal.sqlite"
     if not path.exists():
-        return set()
+        return
     with contextlib.closing(sqlite3.connect(path)) as journal, journal:
         for table, columns in _texts(journal):
             changes = ", ".join(f"{column} = replace({column}, ?1, ?2)" for column in columns)
             query = f"UPDATE {table} SET {changes}"  # noqa: S608 -- names of our own schema
             journal.execute(query, (str(recording.world), str(world)))
         if not _texts(journal):
-            return set()
+            return
         for tus_id, was in recording.identities.items():
             source = world / "daemon" / "uploads" / tus_id
             if source.exists():
@@ -302,8 +307,6 @@ def _moved(recording: Recording, world: Path) -> set[str]:
                         *(tus_id, was.st_ctime_ns),
                     ),
                 )
-        rows = journal.execute("SELECT tus_id FROM uploads WHERE state = 'done'")
-        return {tus_id for (tus_id,) in rows}
 
 
 def _texts(journal: sqlite3.Connection) -> list[tuple[str, list[str]]]:

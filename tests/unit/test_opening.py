@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import shutil
 import socket
@@ -12,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from daemon.opening import identify, open_source, remove_source
+from daemon.opening import identify, open_source, remove_source, sync_removal
 from pipeline.errors import SourceError, SourceMissingError, SourceUnsafeError
 
 
@@ -182,6 +184,36 @@ def test_nothing_is_removed_through_a_symlink(uploads: Path) -> None:
     with pytest.raises(SourceUnsafeError):
         remove_source(uploads, "a/b/file", identity)
     assert (uploads / "a.target/b/file").exists()
+
+
+def test_a_removal_is_synced_where_it_was_and_nowhere_else(
+    uploads: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[Path] = []
+    monkeypatch.setattr(
+        os, "fsync", lambda fd: synced.append(Path(f"/proc/self/fd/{fd}").readlink())
+    )
+    sync_removal(uploads, "a/b/file")
+    sync_removal(uploads, "a/none/file")
+    assert synced == [uploads / "a/b"]
+    _symlink(uploads / "a")
+    with pytest.raises(SourceUnsafeError):
+        sync_removal(uploads, "a/b/file")
+
+
+@pytest.mark.parametrize(
+    ("number", "told"),
+    [(errno.EINVAL, False), (errno.EACCES, False), (errno.EIO, True), (errno.ENOSPC, True)],
+)
+def test_a_removal_that_is_not_on_the_disk_is_told_where_it_could_be(
+    uploads: Path, monkeypatch: pytest.MonkeyPatch, number: int, *, told: bool
+) -> None:
+    def fails(_: int) -> None:
+        raise OSError(number, "no")
+
+    monkeypatch.setattr(os, "fsync", fails)
+    with pytest.raises(OSError, match="no") if told else contextlib.nullcontext():
+        sync_removal(uploads, "file")
 
 
 @given(
