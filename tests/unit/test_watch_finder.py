@@ -7,7 +7,7 @@ import json
 import os
 import random
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -498,8 +498,12 @@ class RecordingJournal(SqliteJournal):
         self.sighted.append(sighting)
         return None  # type: ignore[return-value]  # nobody looks at it
 
-    async def known(self, directory: str) -> dict[str, Any]:
+    async def incomplete(self, directory: str) -> dict[str, Any]:
         del directory
+        return {}
+
+    async def known_among(self, directory: str, tus_ids: Sequence[str]) -> dict[str, Any]:
+        del directory, tus_ids
         return {}
 
     async def expire_announcements(self, before: float, now: float) -> int:
