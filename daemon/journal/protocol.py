@@ -203,6 +203,12 @@ class ProcessingJournal(Protocol):
     async def attempt(self, upload: str, position: int, now: float) -> Delivery:
         """A try of a delivery begins: counted, and durable before anything is sent."""
 
+    async def held(self, upload: str, position: int, now: float) -> None:
+        """A delivery waits for a destination that is away: from when on, where it was never tried.
+
+        It is given up in as long a time as one that was.
+        """
+
     async def begun(self, upload: str, position: int, reference: str) -> None:
         """The unfinished object is there. Another reference than before forgets all parts."""
 

@@ -21,6 +21,7 @@ from daemon.journal.database import (
     opening_failed,
     prepare,
 )
+from daemon.journal.held import held
 from daemon.journal.model import (
     Announcement,
     Asking,
@@ -246,6 +247,10 @@ class SqliteJournal:
     async def attempt(self, upload: str, position: int, now: float) -> Delivery:
         """A try of a delivery begins."""
         return await self._writer.run(lambda tx: deliveries.attempt(tx, upload, position, now))
+
+    async def held(self, upload: str, position: int, now: float) -> None:
+        """A delivery waits for a destination that is away."""
+        await self._writer.run(lambda tx: held(tx, upload, position, now))
 
     async def begun(self, upload: str, position: int, reference: str) -> None:
         """The unfinished object is there."""

@@ -64,6 +64,7 @@ class Conductor:
         self._withdrawn = asyncio.Event()
         self._large = Places(context.settings.pipeline.deliveries)
         self._digests = asyncio.Semaphore(context.settings.pipeline.workers)
+        context.slots.listen(self._let_go)
 
     @property
     def waiting(self) -> int:
@@ -122,6 +123,14 @@ class Conductor:
         small = work.size <= WHOLE_LIMIT
         self._queues[small].push(work.study, work.upload, work.next_at)
         self._wake.set()
+
+    def _let_go(self, upload: str) -> None:
+        """A destination that an upload waited for may be back."""
+        work = self._works.get(upload)
+        if work is not None:
+            self._push(msgspec.structs.replace(work, next_at=0.0))
+        elif upload in self._running:
+            self._again.add(upload)
 
     def _start_ready(self) -> None:
         now = self._context.clock()

@@ -345,7 +345,7 @@ class DeliveryRun:
         """Have a worker do a job that moves no bytes, once the destination may be spoken to."""
 
         async def ask() -> Expected:
-            async with self._context.slots.reach(job.destination):
+            async with self._context.slots.reach(job.destination, self._upload.id):
                 return await self._run(job, expected)
 
         return await self._patiently(ask)

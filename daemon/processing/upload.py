@@ -59,6 +59,8 @@ class UploadRun:
         self._follower = follower
         self._large = large
         self._digests = digests
+        self._held: dict[int, float] = {}
+        """Deliveries whose destination is away, by position; and when they are given up."""
 
     async def run(self) -> float | None:
         """Go on with it. When to come back (seconds since the epoch), None: when told to.
@@ -129,6 +131,10 @@ class UploadRun:
         """Try every delivery that is due; the digest beside them where none takes it along."""
         now = self._context.clock()
         due = [d for d in deliveries if d.state is DeliveryState.PENDING and d.next_at <= now]
+        self._held = {d.position: until for d in due if (until := await self._held_until(d, now))}
+        due = [d for d in due if d.position not in self._held]
+        if self._held and not due:
+            return
         digest = asyncio.get_running_loop().create_future()
         steps = [self._deliver_one(upload, envelope, delivery, source, digest) for delivery in due]
         if upload.digest is not None:
@@ -136,6 +142,17 @@ class UploadRun:
         elif any(map(is_read_back, due)) or not any(delivery.part_size == 0 for delivery in due):
             steps.append(self._take_digest(upload, source, digest))
         await run_all(*steps)
+
+    async def _held_until(self, delivery: Delivery, now: float) -> float | None:
+        """When it has waited for as long as it may, where its destination can't be tried now."""
+        give_up = self._context.settings.pipeline.give_up
+        if now - (delivery.started_at or now) >= give_up:
+            return None
+        if self._context.slots.admits(delivery.destination, delivery.upload):
+            return None
+        if delivery.started_at is None:
+            await self._journal.held(delivery.upload, delivery.position, now)
+        return (delivery.started_at or now) + give_up
 
     async def _deliver_one(
         self,
@@ -178,7 +195,8 @@ class UploadRun:
         upload, deliveries = standing.upload, standing.deliveries
         pending = [d for d in deliveries if d.state is DeliveryState.PENDING]
         if pending:
-            return max(min(d.next_at for d in pending), self._context.clock())
+            next_at = min(self._held.get(d.position, d.next_at) for d in pending)
+            return max(next_at, self._context.clock())
         failed = next((d for d in deliveries if d.state is DeliveryState.FAILED), None)
         if failed is not None:
             unknown = Error(code="internal", message="unknown", retryable=False)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final
@@ -91,6 +91,8 @@ class Slots:
         self._passed: set[str] = set()
         self._stopping = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
+        self._alarms: dict[Station, asyncio.TimerHandle] = {}
+        self._tell: Callable[[str], None] = lambda _: None
         self.use(destinations or {})
 
     @property
@@ -133,27 +135,44 @@ class Slots:
         size = None if errand.destination is None else errand.size
         try:
             turn = Turn(self._pace(name))
-            with self._told(station, ticket.generation, size, turn):
+            with self._told(station, ticket.generation, size, turn, errand.delivery):
                 yield turn
         finally:
             self._release(station, ticket)
 
     @asynccontextmanager
-    async def reach(self, destination: DestinationSpec) -> AsyncIterator[None]:
+    async def reach(self, destination: DestinationSpec, upload: str = "") -> AsyncIterator[None]:
         """Wait for a destination that wants to be left alone, for a request without bytes."""
         station = self._station(name_of(destination))
         station.control(1)
         try:
             await self._pause(station)
-            with self._told(station, station.limit.generation, None, Turn()):
+            with self._told(station, station.limit.generation, None, Turn(), upload):
                 yield
         finally:
             station.control(-1)
             self._hand_out()
 
+    def admits(self, destination: DestinationSpec, upload: str) -> bool:
+        """Whether an upload may be tried at a destination now.
+
+        One that may not is held, without a try and without a place, for as long as the destination
+        is away or wants to be left alone. It is let go in its turn: see :meth:`listen`.
+        """
+        station = self._station(name_of(destination))
+        admitted = station.admits(asyncio.get_running_loop().time(), upload)
+        self._arm(station)
+        return admitted
+
+    def listen(self, tell: Callable[[str], None]) -> None:
+        """Have ``tell`` called with each upload that was held and may ask again."""
+        self._tell = tell
+
     def stop(self) -> None:
         """Let all who wait go, now and later: they are to see that the service stops."""
         self._stopping.set()
+        for alarm in self._alarms.values():
+            alarm.cancel()
         for station in self._stations.values():
             self._let_all_go(station)
 
@@ -171,22 +190,43 @@ class Slots:
             "rate": self._rates.get(name),
             "bytes_per_second": round(station.bytes_per_second(now)),
             "throttled_for_seconds": None if since is None else round(now - since, 3),
+            "away": station.away.since is not None,
+            "held": len(station.away),
         }
 
     @contextmanager
     def _told(
-        self, station: Station, generation: int, size: int | None, turn: Turn
+        self, station: Station, generation: int, size: int | None, turn: Turn, upload: str
     ) -> Iterator[None]:
         """Tell the station how it ends, as far as that has to do with the destination."""
         clock = asyncio.get_running_loop().time
         try:
             yield
         except DestinationUnreachableError as error:
-            station.failed(clock(), generation, error)
+            station.failed(clock(), generation, error, upload)
+            self._arm(station)
             raise
         if turn.throttled:
             station.strained(clock(), generation)
         station.succeeded(clock(), generation, size)
+        if len(station.away) and station.resumes_at <= clock():
+            self._let_go(station)
+
+    def _arm(self, station: Station) -> None:
+        """See to it that those who are held are let go in their time."""
+        if len(station.away) and station not in self._alarms:
+            loop = asyncio.get_running_loop()
+            self._alarms[station] = loop.call_at(station.lets_go_at, self._ring, station)
+
+    def _ring(self, station: Station) -> None:
+        del self._alarms[station]
+        if station.lets_go_at <= asyncio.get_running_loop().time():
+            self._let_go(station)
+        self._arm(station)
+
+    def _let_go(self, station: Station) -> None:
+        for upload in station.away.let_go(asyncio.get_running_loop().time()):
+            self._tell(upload)
 
     async def _pause(self, station: Station) -> None:
         """Until the destination may be used again, or we stop."""

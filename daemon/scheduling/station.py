@@ -8,6 +8,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Final
 
+from daemon.scheduling.away import Away
 from daemon.scheduling.fair import Turns
 from daemon.scheduling.limit import Limit
 from pipeline.errors import DestinationUnreachableError
@@ -19,8 +20,12 @@ LONGEST_PAUSE: Final = 60.0
 """Seconds to leave a destination alone that throttles and doesn't say for how long."""
 LONGEST_RETRY_AFTER: Final = 3600.0
 """Seconds that a destination may ask for; what it says may be nonsense."""
+SHORT_WAIT: Final = 5.0
+"""Seconds for which an upload keeps its place, and waits for a destination to be left alone."""
 WINDOW: Final = 30.0
 """Seconds over which throughput is told."""
+_DOUBLINGS: Final = 16
+"""More make no difference, and in the end a number that is too large."""
 
 
 @dataclass(eq=False)
@@ -44,6 +49,8 @@ class Station:
 
     def __init__(self, limit: Limit) -> None:
         self.limit = limit
+        self.away = Away()
+        """Whether it is, and which uploads wait for it without a try."""
         self.flying = {True: 0, False: 0}
         """Jobs under way: small ones, large ones."""
         self.memory = 0
@@ -72,7 +79,20 @@ class Station:
     @property
     def idle(self) -> bool:
         """Whether nothing is known of it that would be missed."""
-        return not (self.in_flight or self.waiting or self._controls or self.throttled_at)
+        busy = self.in_flight or self.waiting or self._controls or len(self.away)
+        return not (busy or self.throttled_at)
+
+    def admits(self, now: float, upload: str) -> bool:
+        """Whether an upload may come and wait for its turn; one that may not is held."""
+        if now + SHORT_WAIT < self.resumes_at:
+            self.away.hold(upload)
+            return False
+        return self.away.admits(upload)
+
+    @property
+    def lets_go_at(self) -> float:
+        """When those that are held are due."""
+        return max(self.away.asks_at, self.resumes_at)
 
     def push(self, ticket: Ticket) -> None:
         """Let a job wait."""
@@ -121,6 +141,7 @@ class Station:
 
     def succeeded(self, now: float, generation: int, size: int | None) -> None:
         """A job did what it should, ``size`` bytes; None for one that sends none."""
+        self.away.succeeded()
         if size is not None:
             self._done.append((now, size))
             self._forget_old(now)
@@ -129,10 +150,13 @@ class Station:
             self._throttles = 0
             self.throttled_at = None
 
-    def failed(self, now: float, generation: int, error: DestinationUnreachableError) -> None:
-        """A job found it away, failing or throttling."""
+    def failed(
+        self, now: float, generation: int, error: DestinationUnreachableError, upload: str
+    ) -> None:
+        """A job of an upload found it away, failing or throttling."""
         news = self.limit.failed(now, generation)
         if not error.throttled:
+            self.away.failed(now, upload)
             return
         self.throttled_at = self.throttled_at or now
         if news:
@@ -141,7 +165,7 @@ class Station:
         if asked is not None:
             pause = min(max(0.0, asked), LONGEST_RETRY_AFTER)
         elif news:
-            most = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** (self._throttles - 1))
+            most = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(self._throttles - 1, _DOUBLINGS))
             pause = most * random.uniform(0.75, 1.0)  # noqa: S311  # so that clients fall apart
         else:
             return

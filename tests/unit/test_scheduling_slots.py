@@ -299,6 +299,18 @@ def test_a_destination_that_says_no_time_is_left_alone_for_longer_and_longer() -
     assert all(45 <= pause <= 60 for pause in pauses[6:])
 
 
+def test_a_destination_that_throttles_for_a_day_is_still_asked_each_minute() -> None:
+    async def run() -> float:
+        slots = Slots(4)
+        for _ in range(1500):
+            with suppress(DestinationUnreachableError):
+                async with slots.take("s", small=False, errand=to("busy")):
+                    raise throttled()
+        return now()
+
+    assert 1400 * 45 < run_virtually(run()) < 1500 * 60
+
+
 def test_throttling_that_was_waited_out_halves_the_limit_too() -> None:
     async def run() -> None:
         slots = Slots(8)
