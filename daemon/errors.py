@@ -67,6 +67,13 @@ class ApiUnreachableError(DropoffError):
         self.undone = undone
 
 
+class StoppingError(DropoffError):
+    """The service stops, and takes up nothing more."""
+
+    code = "stopping"
+    retryable = True
+
+
 class ApiRefusedError(DropoffError):
     """The REST API said no (4xx); trying the same again does not help."""
 

@@ -23,6 +23,7 @@ from daemon.errors import (
     ApiUnreachableError,
     ConfigError,
     SpoolError,
+    StoppingError,
     StudyMissingError,
     StudyRefusedError,
 )
@@ -83,6 +84,8 @@ class HookServer:
         self._runner: web.AppRunner | None = None
         self._place: tuple[int, int] | None = None
         self._remembering: set[asyncio.Task[None]] = set()
+        self._deciding: set[asyncio.Task[Admission]] = set()
+        self._stopping = False
 
     async def run(self) -> None:
         """Answer until cancelled. Raises ConfigError where an address can't be had."""
@@ -91,6 +94,7 @@ class HookServer:
 
     async def start(self) -> None:
         """Listen. Raises ConfigError where an address is taken or can't be had."""
+        self._stopping = False
         app = web.Application(client_max_size=MAX_INFO)
         app.add_routes(
             [
@@ -116,8 +120,11 @@ class HookServer:
         self.ready.set()
 
     async def aclose(self) -> None:
-        """Stop listening; answers that are on their way are let through for a moment."""
+        """Stop listening. Who waits for a decision is told to come again; other answers go out."""
         self.ready.clear()
+        self._stopping = True
+        for deciding in self._deciding:
+            deciding.cancel()
         runner, self._runner = self._runner, None
         if runner is not None:
             place, self._place = self._place, None
@@ -126,6 +133,8 @@ class HookServer:
                 if place is not None and _place(self._hooks.socket) == place:
                     self._hooks.socket.unlink()
             await runner.cleanup()
+        if self._remembering:
+            await asyncio.wait(self._remembering)
 
     async def __aenter__(self) -> Self:
         """Start, and give the server."""
@@ -174,7 +183,7 @@ class HookServer:
     async def _pre_create(self, event: Event, began: float, *, over_http: bool) -> web.Response:
         study = event.upload.study(self._uploads.study_key)
         try:
-            admission = await self._decide(event, study)
+            admission = await self._unless_stopped(self._decide(event, study))
         except (StudyMissingError, StudyRefusedError) as error:
             self._record_decision(began, "refused", event, study, error)
             status = error.status if isinstance(error, StudyRefusedError) else 400
@@ -190,6 +199,22 @@ class HookServer:
             return refuse(event, unavailable())
         self._record_decision(began, "accepted", event, study, None)
         return accept(event, admission, over_http=over_http)
+
+    async def _unless_stopped(self, decision: Coroutine[Any, Any, Admission]) -> Admission:
+        """The decision. Raises StoppingError as soon as the service stops."""
+        deciding = asyncio.create_task(decision)
+        self._deciding.add(deciding)
+        if self._stopping:
+            deciding.cancel()
+        try:
+            return await deciding
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if not self._stopping or (task is not None and task.cancelling()):
+                raise
+            raise StoppingError("the service stops") from None
+        finally:
+            self._deciding.discard(deciding)
 
     async def _decide(self, event: Event, study: str | None) -> Admission:
         """Announce the upload. Raises whatever speaks against it."""
