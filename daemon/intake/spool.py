@@ -32,6 +32,8 @@ log = structlog.get_logger()
 POLL_SECONDS = 5.0
 """How often it is looked into where no hint says so."""
 FULL_SECONDS = 5.0
+STUCK_SECONDS = 30.0
+"""A file that can't be read or put aside, as where its disk is full, is let be for so long."""
 LEFTOVER_SECONDS = 86400.0
 """What lies in ``tmp/`` for so long belongs to a script that died."""
 MODE = 0o2770
@@ -68,7 +70,8 @@ class Spool:
         self._lookout = lookout
         self._metrics = metrics
         self._wake = asyncio.Event()
-        self._stuck: set[str] = set()
+        self._stuck: dict[str, float] = {}
+        """When to look at a file again, by ``time.monotonic``."""
         self._watcher = Watcher(directory / "new", lambda _: self._wake.set(), self._wake.set)
 
     async def run(self) -> None:
@@ -80,13 +83,12 @@ class Spool:
             group.create_task(self._work())
 
     async def take(self) -> int:
-        """Take one batch, and say how many files are dealt with. Raises StateFullError, OSError."""
+        """Take one batch, and say how many files are in it. Raises StateFullError, OSError."""
         batch = await asyncio.to_thread(self._read_batch)
         events = [each.event for each in batch if isinstance(each.event, Event)]
         if events:
             await follow(self._lookout, events)
-        await asyncio.to_thread(self._clear, batch)
-        for each in batch:
+        for each in await asyncio.to_thread(self._clear, batch):
             self._record(each)
         return len(batch)
 
@@ -119,9 +121,10 @@ class Spool:
 
     def _read_batch(self) -> list[_Read]:
         names: list[str] = []
+        now = time.monotonic()
         with os.scandir(self._directory / "new") as entries:
             for entry in entries:
-                if entry.name not in self._stuck:
+                if self._stuck.get(entry.name, 0.0) <= now:
                     names.append(entry.name)
                 if len(names) >= _BATCH:
                     break
@@ -142,7 +145,9 @@ class Spool:
             event = error
         return _Read(name, event, time.monotonic() - began)
 
-    def _clear(self, batch: Iterable[_Read]) -> None:
+    def _clear(self, batch: Iterable[_Read]) -> list[_Read]:
+        """Those that are dealt with, and gone from ``new/``."""
+        cleared = []
         for each in batch:
             try:
                 if isinstance(each.event, Event):
@@ -153,8 +158,13 @@ class Spool:
                     raise each.event
             except OSError as error:
                 # Left where it is for a while: no endless loop.
-                self._stuck.add(each.name)
-                log.warning("spool file stuck", file=_shown(each.name), error=error.strerror)
+                if each.name not in self._stuck:
+                    log.warning("spool file stuck", file=_shown(each.name), error=error.strerror)
+                self._stuck[each.name] = time.monotonic() + STUCK_SECONDS
+            else:
+                self._stuck.pop(each.name, None)
+                cleared.append(each)
+        return cleared
 
     def _put_aside(self, name: str, error: SpoolError) -> None:
         failed = self._directory / "failed"

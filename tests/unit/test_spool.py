@@ -16,8 +16,9 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from daemon.errors import StateFullError
+from daemon.intake import spool as spool_module
 from daemon.intake.info import Info
-from daemon.intake.spool import Spool, prepare
+from daemon.intake.spool import POLL_SECONDS, STUCK_SECONDS, Spool, prepare
 from tests.peers.intake import Recorded, until
 
 
@@ -206,6 +207,42 @@ async def test_it_is_worked_on_as_files_come(
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_a_file_that_was_stuck_is_put_aside_within_a_minute_once_there_is_room(
+    tmp_path: Path, spool: Spool, metrics: Recorded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert STUCK_SECONDS + POLL_SECONDS <= 60.0
+    monkeypatch.setattr(spool_module, "STUCK_SECONDS", 0.3)
+    monkeypatch.setattr(spool_module, "POLL_SECONDS", 0.1)
+    (tmp_path / "new" / "post-finish.1.json").write_bytes(b"torn")
+    monkeypatch.setattr(spool_module, "prepare", lambda _: None)
+    (tmp_path / "failed").rmdir()
+    task = asyncio.create_task(spool.run())
+    try:
+        await until(lambda: bool(spool._stuck), "it is stuck")
+        await asyncio.sleep(0.5)
+        assert names(tmp_path / "new") == ["post-finish.1.json"]
+        assert (spool.failed, metrics.of("hook")) == (0, []), "nothing is told before it is so"
+        prepare(tmp_path)
+        await until(lambda: names(tmp_path / "new") == [], "it is put aside", 3.0)
+        await until(lambda: spool.failed == 1, "it is told of")
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    assert len(metrics.of("hook")) == 1
+
+
+async def test_a_stuck_file_does_not_hold_up_the_others_or_keep_the_loop_busy(
+    tmp_path: Path, spool: Spool, lookout: Lookout
+) -> None:
+    (tmp_path / "new" / "post-finish.1.json").write_bytes(b"torn")
+    (tmp_path / "failed").rmdir()
+    put(tmp_path, "post-finish.2.json", {"Upload": upload("sound")})
+    assert await spool.take() == 2
+    assert await spool.take() == 0
+    assert lookout.checked == ["sound"]
+    assert names(tmp_path / "new") == ["post-finish.1.json"]
 
 
 async def test_directories_that_are_there_keep_their_modes(tmp_path: Path) -> None:
