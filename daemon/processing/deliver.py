@@ -9,9 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
 import structlog
@@ -25,11 +23,11 @@ from daemon.journal.model import (
     error_of,
 )
 from daemon.processing.context import Context, OpenSource, Progress, StoppedError
+from daemon.processing.exchange import Exchange
 from daemon.processing.growth import Growth
 from daemon.processing.past import abort_job
 from daemon.processing.prepare import WHOLE_LIMIT
 from daemon.scheduling import costs
-from daemon.scheduling.slots import Errand, Turn
 from daemon.scheduling.station import LONGEST_RETRY_AFTER
 from daemon.tasks import run_all
 from pipeline.delivery import spans
@@ -49,12 +47,10 @@ from pipeline.messages import (
     Finish,
     Finished,
     HeldPart,
-    Job,
     Part,
     PartProved,
     PartStored,
     Prove,
-    Result,
     Seal,
     Span,
     StoredObject,
@@ -66,11 +62,6 @@ from pipeline.messages import (
 
 VERIFICATION_TRIES = 3
 """A wrong object is made anew this often before the delivery fails."""
-WORKER_TRIES = 3
-PATIENCE = 60.0
-"""Seconds for which a try goes on at a destination that throttles and takes nothing."""
-
-Expected = TypeVar("Expected", bound=Result)
 
 
 def is_read_back(delivery: Delivery) -> bool:
@@ -101,7 +92,6 @@ class DeliveryRun:
         self._target = Target(
             upload=upload.id, name=delivery.name, size=delivery.size, study=self._study
         )
-        self._small = self._size <= WHOLE_LIMIT
         self._seal = Seal(
             format=envelope.format,
             key=envelope.key,
@@ -115,11 +105,6 @@ class DeliveryRun:
             size=delivery.size,
             stored=0,
         )
-        self._moved_at = asyncio.get_running_loop().time()
-        """When something got there last."""
-        self._may_have_left = upload.restarts > 0
-        """Whether something that nobody remembers may be there: of the upload before it started
-        over, of an earlier try, or of a job of this one that failed or lost its worker."""
 
     async def run(self, digest: asyncio.Future[str]) -> None:
         """Try once, and write down how it ended.
@@ -163,7 +148,13 @@ class DeliveryRun:
 
     async def _attempted(self, key: tuple[str, int], now: float) -> None:
         self._delivery = await self._journal.attempt(*key, now)
-        self._may_have_left |= self._delivery.attempts > 1
+        self._exchange = Exchange(
+            self._context,
+            self._upload,
+            self._delivery,
+            self._source,
+            small=self._size <= WHOLE_LIMIT,
+        )
 
     async def _deliver(self, digest: asyncio.Future[str]) -> tuple[StoredObject, str | None]:
         """What is stored, and the digest where it was taken on the way."""
@@ -183,14 +174,16 @@ class DeliveryRun:
             digest=self._context.settings.pipeline.digest,
         )
         memory = costs.of_whole(job.destination, self._delivery.size)
+        exchange = self._exchange
 
         async def put() -> WholeStored:
-            async with self._turn(self._delivery.size, memory) as turn:
-                stored = await self._run(msgspec.structs.replace(job, pace=turn.pace), WholeStored)
+            async with exchange.turn(size=self._delivery.size, memory=memory) as turn:
+                paced = msgspec.structs.replace(job, pace=turn.pace)
+                stored = await exchange.run(paced, WholeStored)
                 turn.throttled = stored.throttled
                 return stored
 
-        result = await self._patiently(put)
+        result = await exchange.patiently(put)
         self._progress.sent = self._progress.stored = self._delivery.size
         await self._check_source()
         return result.stored, f"{job.digest}:{result.digest}"
@@ -216,7 +209,7 @@ class DeliveryRun:
             traits=self._context.known_of(self._delivery.destination),
         )
         try:
-            begun = await self._ask(job, Begun)
+            begun = await self._exchange.ask(job, Begun)
         except ForgottenError:
             if not reference:
                 raise
@@ -274,16 +267,15 @@ class DeliveryRun:
             span=span,
             held=held,
         )
-        errand = Errand(memory=costs.of_reading(span.length))
-        async with self._context.slots.take(self._study, small=self._small, errand=errand):
-            self._context.go_on()
-            return (await self._run(job, PartProved)).part
+        async with self._exchange.reading(memory=costs.of_reading(span.length)):
+            return (await self._exchange.run(job, PartProved)).part
 
     async def _send(
         self, reference: str, parts: dict[int, StoredPart], growth: Growth | None = None
     ) -> None:
         """Send what ``parts`` lacks, and add it there; each part once it has grown whole."""
         self._progress.stored = sum(part.size for part in parts.values())
+        exchange = self._exchange
 
         async def send(span: Span) -> None:
             if growth is not None and not await growth.reaches(span.offset + span.length):
@@ -298,15 +290,14 @@ class DeliveryRun:
             )
 
             async def put() -> PartStored:
-                async with self._turn(span.length, costs.of_part(span.length)) as turn:
-                    stored = await self._run(
-                        msgspec.structs.replace(job, pace=turn.pace), PartStored
-                    )
+                memory = costs.of_part(span.length)
+                async with exchange.turn(size=span.length, memory=memory) as turn:
+                    paced = msgspec.structs.replace(job, pace=turn.pace)
+                    stored = await exchange.run(paced, PartStored)
                     turn.throttled = stored.throttled
                     return stored
 
-            part = (await self._patiently(put)).part
-            self._moved_at = asyncio.get_running_loop().time()
+            part = (await exchange.patiently(put)).part
             await self._journal.part_stored(self._upload.id, self._delivery.position, part)
             parts[part.number] = part
             self._progress.stored += part.size
@@ -326,49 +317,7 @@ class DeliveryRun:
         if is_read_back(self._delivery):
             known = await asyncio.shield(digest)  # it is the other deliveries', too
             job = msgspec.structs.replace(job, seal=self._seal, digest=known)
-        return (await self._ask(job, Finished)).stored
-
-    @asynccontextmanager
-    async def _turn(self, size: int, memory: int) -> AsyncIterator[Turn]:
-        """A turn to send ``size`` bytes."""
-        errand = Errand(
-            destination=self._delivery.destination,
-            delivery=self._upload.id,
-            size=size,
-            memory=memory,
-        )
-        async with self._context.slots.take(self._study, small=self._small, errand=errand) as turn:
-            self._context.go_on()
-            yield turn
-
-    async def _ask(self, job: Begin | Finish, expected: type[Expected]) -> Expected:
-        """Have a worker do a job that moves no bytes, once the destination may be spoken to."""
-
-        async def ask() -> Expected:
-            async with self._context.slots.reach(job.destination, self._upload.id):
-                return await self._run(job, expected)
-
-        return await self._patiently(ask)
-
-    async def _patiently(self, step: Callable[[], Awaitable[Expected]]) -> Expected:
-        """Do ``step`` again while the destination throttles: its turns come the slower for that.
-
-        The error is raised where nothing got there for ``PATIENCE``: others may have our place.
-        """
-        while True:
-            try:
-                return await step()
-            except DestinationUnreachableError as error:
-                self._context.go_on()
-                waited = asyncio.get_running_loop().time() - self._moved_at
-                if not error.throttled or max(waited, error.retry_after or 0.0) > PATIENCE:
-                    raise
-                self._log.info(
-                    "destination_throttles",
-                    destination=self._delivery.destination.name,
-                    error=error.message,
-                    retry_after_seconds=error.retry_after,
-                )
+        return (await self._exchange.ask(job, Finished)).stored
 
     async def _in_lanes(
         self, todo: Sequence[Span], step: Callable[[Span], Awaitable[None]]
@@ -388,26 +337,6 @@ class DeliveryRun:
         with await self._context.sources.open(self._upload) as now:
             if now.identity != self._source.identity:
                 raise SourceChangedError("the file was replaced or changed while it was read")
-
-    async def _run(self, job: Job, expected: type[Expected]) -> Expected:
-        """Have a worker do ``job``, by another one where a worker dies."""
-        needs_source = isinstance(job, Part | Prove | Whole)
-        for left in reversed(range(WORKER_TRIES)):
-            if isinstance(job, Begin | Whole | Finish):
-                job = msgspec.structs.replace(job, stale=self._may_have_left)
-            try:
-                result = await self._context.workers.run(
-                    job, self._source.fd if needs_source else None
-                )
-            except DropoffError as error:
-                self._may_have_left = True
-                if not left or not isinstance(error, WorkerLostError):
-                    raise
-            else:
-                if not isinstance(result, expected):
-                    raise TypeError(f"{type(job).__name__} gave {type(result).__name__}")
-                return result
-        raise AssertionError("unreachable")
 
     async def _abandon(self) -> None:
         """What was begun is of no use: leave nothing of it, as far as the destination lets us."""

@@ -1,0 +1,120 @@
+"""What one try of a delivery has workers do: in its turn, patiently, by another one if one dies."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import TypeVar
+
+import msgspec
+import structlog
+
+from daemon.journal.model import Delivery, Upload
+from daemon.processing.context import Context, OpenSource
+from daemon.scheduling.slots import Errand, Turn
+from pipeline.errors import DestinationUnreachableError, DropoffError, WorkerLostError
+from pipeline.messages import Begin, Finish, Job, Part, Prove, Result, Whole
+
+WORKER_TRIES = 3
+PATIENCE = 60.0
+"""Seconds for which a try goes on at a destination that throttles and takes nothing."""
+
+Expected = TypeVar("Expected", bound=Result)
+Sent = TypeVar("Sent")
+
+
+class Exchange:
+    """Jobs about one upload for one destination, while one try lasts."""
+
+    def __init__(
+        self,
+        context: Context,
+        upload: Upload,
+        delivery: Delivery,
+        source: OpenSource,
+        *,
+        small: bool,
+    ) -> None:
+        self._log = structlog.get_logger(__name__)
+        self._context = context
+        self._upload = upload.id
+        self._study = upload.study or ""
+        self._destination = delivery.destination
+        self._source = source
+        self._small = small
+        self._moved_at = asyncio.get_running_loop().time()
+        """When something got there last."""
+        self._may_have_left = upload.restarts > 0 or delivery.attempts > 1
+        """Whether something that nobody remembers may be there: of the upload before it started
+        over, of an earlier try, or of a job of this one that failed or lost its worker."""
+
+    async def run(self, job: Job, expected: type[Expected]) -> Expected:
+        """Have a worker do ``job``, by another one where a worker dies."""
+        needs_source = isinstance(job, Part | Prove | Whole)
+        for left in reversed(range(WORKER_TRIES)):
+            if isinstance(job, Begin | Whole | Finish):
+                job = msgspec.structs.replace(job, stale=self._may_have_left)
+            try:
+                result = await self._context.workers.run(
+                    job, self._source.fd if needs_source else None
+                )
+            except DropoffError as error:
+                self._may_have_left = True
+                if not left or not isinstance(error, WorkerLostError):
+                    raise
+            else:
+                if not isinstance(result, expected):
+                    raise TypeError(f"{type(job).__name__} gave {type(result).__name__}")
+                return result
+        raise AssertionError("unreachable")
+
+    async def ask(self, job: Begin | Finish, expected: type[Expected]) -> Expected:
+        """Have a job done that moves no bytes, once the destination may be spoken to."""
+
+        async def ask() -> Expected:
+            async with self._context.slots.reach(job.destination, self._upload):
+                return await self.run(job, expected)
+
+        return await self.patiently(ask)
+
+    async def patiently(self, step: Callable[[], Awaitable[Sent]]) -> Sent:
+        """Do ``step`` again while the destination throttles: its turns come the slower for that.
+
+        The error is raised where nothing got there for ``PATIENCE``: others may have our place.
+        """
+        while True:
+            try:
+                done = await step()
+            except DestinationUnreachableError as error:
+                self._context.go_on()
+                waited = asyncio.get_running_loop().time() - self._moved_at
+                if not error.throttled or max(waited, error.retry_after or 0.0) > PATIENCE:
+                    raise
+                self._log.info(
+                    "destination_throttles",
+                    destination=self._destination.name,
+                    error=error.message,
+                    retry_after_seconds=error.retry_after,
+                )
+            else:
+                self._moved_at = asyncio.get_running_loop().time()
+                return done
+
+    @asynccontextmanager
+    async def turn(self, *, size: int, memory: int) -> AsyncIterator[Turn]:
+        """A turn to send ``size`` bytes by way of ``memory`` bytes."""
+        errand = Errand(
+            destination=self._destination, delivery=self._upload, size=size, memory=memory
+        )
+        async with self._context.slots.take(self._study, small=self._small, errand=errand) as turn:
+            self._context.go_on()
+            yield turn
+
+    @asynccontextmanager
+    async def reading(self, *, memory: int) -> AsyncIterator[None]:
+        """A turn to read of the source, and send nothing."""
+        errand = Errand(memory=memory)
+        async with self._context.slots.take(self._study, small=self._small, errand=errand):
+            self._context.go_on()
+            yield
