@@ -7,15 +7,13 @@ that were sent without one, or an ETag that is the MD5 of what was sent. Anythin
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import re
-from collections.abc import Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from collections.abc import Sequence
+from typing import Any, Final
 
 from pipeline.delivery import combined_crc
 from pipeline.destinations import crc, s3_options
 from pipeline.destinations.base import Body, Content, PartPlace
-from pipeline.destinations.s3_client import S3Client, Sent
+from pipeline.destinations.s3_client import S3Client
 from pipeline.destinations.s3_errors import (
     ConflictingError,
     MissingError,
@@ -23,6 +21,15 @@ from pipeline.destinations.s3_errors import (
     UnsupportedError,
 )
 from pipeline.destinations.s3_multipart import OWNER, Multipart, parse
+from pipeline.destinations.s3_object import (
+    MD5,
+    Proved,
+    StandingObject,
+    check_ours,
+    check_part,
+    multipart_md5,
+    standing_of,
+)
 from pipeline.errors import (
     DestinationError,
     DestinationRefusedError,
@@ -42,32 +49,8 @@ from pipeline.messages import (
 )
 from pipeline.readback import ReadBack
 
-_MD5: Final = re.compile(r"[0-9a-f]{32}")
 _SMALL: Final = 1024 * 1024
 """Bytes whose MD5 costs less than to ask the store once more."""
-
-
-class _Object(NamedTuple):
-    """What HEAD tells."""
-
-    size: int
-    etag: str
-    crc64nvme: str
-    owner: str
-    opaque_etag: bool
-    tags: int
-
-
-class _Proved(NamedTuple):
-    """What is known of the bytes that were sent."""
-
-    crc64nvme: int
-    counted: bool
-    """Whether the store counted the CRC of each part by itself, and it was the same."""
-    md5_etag: str
-    """What the ETag is where it is made of MD5s; empty where unknown."""
-    content: Content | None
-    """What the object has to hold, where it is to be opened."""
 
 
 class S3Destination:
@@ -96,7 +79,7 @@ class S3Destination:
         standing = await self._look(target, or_unreadable=True)
         if standing is not None:
             # Ours, of a try that the journal knows nothing of any more: wrong, or sealed anew.
-            _check_ours(target, standing)
+            check_ours(target, standing)
             await self._client.call("delete_object", Key=target.name)
         return await self._multipart.begin(target, "md5" if self._verify == "checksum" else "none")
 
@@ -109,7 +92,7 @@ class S3Destination:
             standing = await self._look(target)
             if standing is None:
                 raise
-            _check_ours(target, standing)
+            check_ours(target, standing)
             if standing.size != target.size:
                 raise ForgottenError("an object of another size stands there") from None
             return Begun(reference=reference, finished=True)
@@ -129,7 +112,7 @@ class S3Destination:
         if proof.startswith("crc64nvme") and not sent.crc64nvme:
             self._multipart.traits = None
             raise ForgottenError("the store no longer tells the checksum of a part")
-        _check_part(part.number, sent, body)
+        check_part(part.number, sent, body)
         return StoredPart(
             number=part.number, size=body.size, etag=sent.etag, crc64nvme=body.crc64nvme
         )
@@ -139,7 +122,7 @@ class S3Destination:
     ) -> StoredPart | None:
         """Hold the listed ETag against the MD5 of what would be sent."""
         del target, reference
-        if held is None or held.size != body.size or not _MD5.fullmatch(held.etag):
+        if held is None or held.size != body.size or not MD5.fullmatch(held.etag):
             return None
         body.with_md5()
         async for _ in body:
@@ -159,16 +142,16 @@ class S3Destination:
     ) -> StoredObject:
         """Complete the multipart upload; whatever the answer, what stands there then decides."""
         proof, _ = parse(reference)
-        proved = _Proved(
+        proved = Proved(
             crc64nvme=combined_crc(parts),
             counted=proof.startswith("crc64nvme"),
-            md5_etag=_multipart_md5(parts) if proof.startswith("md5") else "",
+            md5_etag=multipart_md5(parts) if proof.startswith("md5") else "",
             content=content,
         )
         standing = await self._look(target, or_unreadable=True)
         if standing is None:
             standing = await self._complete(target, reference, parts, proved)
-        _check_ours(target, standing)
+        check_ours(target, standing)
         stored = await self._verified_or_removed(target, standing, proved)
         await self._tag(target, standing)
         return stored
@@ -186,18 +169,18 @@ class S3Destination:
         data = b"".join([bytes(view) async for view in body])
         # A CRC that is sent along may be repeated without being counted; an ETag is counted.
         md5 = body.md5.hex() if body.md5 else ""
-        proved = _Proved(body.crc64nvme, counted=False, md5_etag=md5, content=content)
+        proved = Proved(body.crc64nvme, counted=False, md5_etag=md5, content=content)
         standing = None
         if stale or target.upload not in target.name:
             standing = await self._look(target, or_unreadable=True)
         if standing is not None:
-            _check_ours(target, standing)
+            check_ours(target, standing)
             try:
                 return await self._verified(target, standing, proved)
             except VerificationError:
                 await self._client.call("delete_object", Key=target.name)
         standing = await self._put(target, data, proved)
-        _check_ours(target, standing)
+        check_ours(target, standing)
         stored = await self._verified_or_removed(target, standing, proved)
         await self._tag(target, standing)
         return stored
@@ -207,7 +190,7 @@ class S3Destination:
         standing = await self._look(target)
         if standing is None:
             return None
-        _check_ours(target, standing)
+        check_ours(target, standing)
         return StoredObject(
             uri=self._uri(target), size=standing.size, etag=standing.etag, verified="size"
         )
@@ -228,8 +211,8 @@ class S3Destination:
     # Writing ----------------------------------------------------------------------------------
 
     async def _complete(
-        self, target: Target, reference: str, parts: Sequence[StoredPart], proved: _Proved
-    ) -> _Object:
+        self, target: Target, reference: str, parts: Sequence[StoredPart], proved: Proved
+    ) -> StandingObject:
         """Complete, and give what stands there. An answer that was lost is found out by that."""
         try:
             await self._multipart.complete(target, reference, parts, proved.crc64nvme)
@@ -246,7 +229,7 @@ class S3Destination:
             return standing
         return await self._just_written(target)
 
-    async def _put(self, target: Target, data: bytes, proved: _Proved) -> _Object:
+    async def _put(self, target: Target, data: bytes, proved: Proved) -> StandingObject:
         """PUT, and give what stands there. Likewise."""
         parameters: dict[str, Any] = {
             "Key": target.name,
@@ -267,13 +250,15 @@ class S3Destination:
             if standing is None:
                 raise
             return standing
-        told = _object({"ContentLength": len(data), "Metadata": {OWNER: target.upload}, **answer})
+        told = standing_of(
+            {"ContentLength": len(data), "Metadata": {OWNER: target.upload}, **answer}
+        )
         counted = proved.md5_etag and told.etag == proved.md5_etag and not told.opaque_etag
         if counted and not self._client.spec.tags:
             return told
         return await self._just_written(target)
 
-    async def _tag(self, target: Target, standing: _Object) -> None:
+    async def _tag(self, target: Target, standing: StandingObject) -> None:
         """Tag an object whose store took the tags with its creation and forgot them (Ceph 16).
 
         One that may not be tagged afterwards has its tags all the same, where they can't be seen.
@@ -287,7 +272,7 @@ class S3Destination:
         with contextlib.suppress(DestinationRefusedError):
             await self._client.call("put_object_tagging", Key=target.name, Tagging={"TagSet": tags})
 
-    async def _just_written(self, target: Target) -> _Object:
+    async def _just_written(self, target: Target) -> StandingObject:
         standing = await self._look(target)
         if standing is None:
             raise DestinationUnreachableError("the object isn't there after it was stored")
@@ -295,7 +280,7 @@ class S3Destination:
 
     # Looking ----------------------------------------------------------------------------------
 
-    async def _look(self, target: Target, *, or_unreadable: bool = False) -> _Object | None:
+    async def _look(self, target: Target, *, or_unreadable: bool = False) -> StandingObject | None:
         """What stands under the key.
 
         With ``or_unreadable``, a store that won't say (403: whoever may not list isn't told what
@@ -309,10 +294,10 @@ class S3Destination:
             if or_unreadable:
                 return None
             raise
-        return _object(answer)
+        return standing_of(answer)
 
     async def _verified_or_removed(
-        self, target: Target, standing: _Object, proved: _Proved
+        self, target: Target, standing: StandingObject, proved: Proved
     ) -> StoredObject:
         """Verify, and leave no wrong object of ours for others to find."""
         try:
@@ -324,7 +309,9 @@ class S3Destination:
                     await self._client.call("delete_object", Key=target.name)
             raise
 
-    async def _verified(self, target: Target, standing: _Object, proved: _Proved) -> StoredObject:
+    async def _verified(
+        self, target: Target, standing: StandingObject, proved: Proved
+    ) -> StoredObject:
         """Hold what stands there against what was sent, as the configuration wants it."""
         if standing.size != target.size:
             raise VerificationError(f"{standing.size} bytes are stored instead of {target.size}")
@@ -348,7 +335,7 @@ class S3Destination:
             verified=verified,
         )
 
-    async def _read_back(self, target: Target, standing: _Object, proved: _Proved) -> None:
+    async def _read_back(self, target: Target, standing: StandingObject, proved: Proved) -> None:
         check = ReadBack(target.size, proved.crc64nvme, proved.content)
         pieces = self._client.read(target.name, standing.etag, standing.size)
         try:
@@ -363,16 +350,6 @@ class S3Destination:
         return f"s3://{self._bucket}/{target.name}"
 
 
-def _check_part(number: int, sent: Sent, body: Body) -> None:
-    """Raise VerificationError where the store has other bytes than were sent."""
-    if sent.crc64nvme and sent.crc64nvme != crc.text(body.crc64nvme):
-        raise VerificationError(f"the store's checksum of part {number} is another one")
-    if body.md5 is None or sent.opaque_etag or not _MD5.fullmatch(sent.etag):
-        return
-    if sent.etag != body.md5.hex():
-        raise VerificationError(f"the ETag of part {number} is not the MD5 of what was sent")
-
-
 async def _sums_ahead(body: Body) -> dict[str, str]:
     """The checksum of a body before it is sent, as a parameter of botocore's."""
     async for _ in body:
@@ -380,32 +357,3 @@ async def _sums_ahead(body: Body) -> dict[str, str]:
     if body.md5 is not None:
         return {"ContentMD5": crc.md5_text(body.md5)}
     return {"ChecksumCRC64NVME": crc.text(body.crc64nvme)}
-
-
-def _check_ours(target: Target, standing: _Object) -> None:
-    """Raise DestinationRefusedError for another's object."""
-    if standing.owner != target.upload:
-        raise DestinationRefusedError(
-            f"another object stands under {target.name}; it is left as it is"
-        )
-
-
-def _multipart_md5(parts: Sequence[StoredPart]) -> str:
-    """The ETag of an object of parts whose ETags are MD5s; empty where they aren't."""
-    if not all(_MD5.fullmatch(part.etag) for part in parts):
-        return ""
-    joined = b"".join(bytes.fromhex(part.etag) for part in parts)
-    return f"{hashlib.md5(joined, usedforsecurity=False).hexdigest()}-{len(parts)}"
-
-
-def _object(answer: Mapping[str, Any]) -> _Object:
-    metadata = {str(k).lower(): str(v) for k, v in (answer.get("Metadata") or {}).items()}
-    return _Object(
-        size=int(answer["ContentLength"]),
-        etag=str(answer.get("ETag") or "").strip('"'),
-        crc64nvme=str(answer.get("ChecksumCRC64NVME") or ""),
-        owner=metadata.get(OWNER, ""),
-        opaque_etag=str(answer.get("ServerSideEncryption") or "").startswith("aws:kms")
-        or bool(answer.get("SSECustomerAlgorithm")),
-        tags=int(answer.get("TagCount") or 0),
-    )
