@@ -97,7 +97,9 @@ class Source:
     def read_into_blocking(self, out: memoryview, offset: int) -> None:
         """Likewise, for a thread that may wait."""
         try:
-            self._read_waiting(out, offset, 0)
+            done = self._read_cached(out, offset)
+            if done < len(out):
+                self._read_waiting(out, offset, done)
         except OSError as error:
             raise _unreadable(error) from error
 

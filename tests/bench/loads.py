@@ -64,13 +64,13 @@ def parse(name: str, text: str) -> Shape:
 
 
 @contextmanager
-def made(shape: Shape) -> Iterator[Load]:
-    """The files, of random bytes, in memory where there is room for them twice."""
-    memory = Path("/dev/shm")  # noqa: S108  # what is made in it has a name of its own
-    roomy = memory.is_dir() and shutil.disk_usage(memory).free > 2.5 * shape.total
-    place = memory if roomy else Path(tempfile.gettempdir())
-    with tempfile.TemporaryDirectory(prefix="dropoffd-bench-", dir=place) as directory:
-        load = Path(directory) / "load"
+def made(shape: Shape, place: Path | None = None) -> Iterator[Load]:
+    """The files, of random bytes: synced and cached in ``place``, or else in memory.
+
+    Where that has no room for them twice they lie where temporary files do.
+    """
+    with tempfile.TemporaryDirectory(prefix="dropoffd-bench-", dir=place or _roomy(shape)) as named:
+        load = Path(named) / "load"
         load.mkdir()
         files = tuple(load / f"{number:06}.bin" for number in range(shape.count))
         for file in files:
@@ -78,7 +78,15 @@ def made(shape: Shape) -> Iterator[Load]:
         yield Load(shape, files)
 
 
+def _roomy(shape: Shape) -> Path:
+    memory = Path("/dev/shm")  # noqa: S108  # what is made in it has a name of its own
+    roomy = memory.is_dir() and shutil.disk_usage(memory).free > 2.5 * shape.total
+    return memory if roomy else Path(tempfile.gettempdir())
+
+
 def _fill(path: Path, size: int) -> None:
     with path.open("wb") as file:
         for offset in range(0, size, _PIECE):
             file.write(os.urandom(min(_PIECE, size - offset)))
+        file.flush()
+        os.fsync(file.fileno())  # or it would be written while something else is measured

@@ -1,11 +1,11 @@
 """dropoffd beside the bound and beside others, in one table for each load and scheme.
 
 `python -m tests.bench.table [--loads one,medium,small] [--schemes http,https] [--runs 5]
-[--ways raw,rclone,…] [--one 4GiB] [--medium 64x64MiB] [--small 2000x64KiB] [--json FILE]
-[--markdown]`
+[--ways raw,rclone,…] [--one 4GiB] [--medium 64x64MiB] [--small 2000x64KiB] [--directory DIR]
+[--json FILE] [--markdown]`
 
-Every way takes the same files, in memory, to the same S3 server, which discards what it gets and
-shares the machine. Runs are interleaved, each beginning with another way, and medians are told; a
+Every way takes the same files, in memory (with `--directory` on a disk, synced and in its page
+cache), to the same S3 server, which discards what it gets and shares the machine. Runs are interleaved, each beginning with another way, and medians are told; a
 run ahead of them is not timed, but watched for memory. What runs as a service is warm when it is
 measured; what is started for each upload is measured from its start, with as many at once as there
 are cores, and of a load of more than 100 files only 50 are tried and extrapolated, which the table
@@ -155,12 +155,16 @@ def counted(ready: Ready, server: NullS3, name: str, *, watched: bool) -> Sample
 
 
 def measure(
-    shapes: Sequence[Shape], schemes: Sequence[str], runs: int, ways: Sequence[Way]
+    shapes: Sequence[Shape],
+    schemes: Sequence[str],
+    runs: int,
+    ways: Sequence[Way],
+    place: Path | None = None,
 ) -> Report:
-    """Everything; takes as long as the slowest."""
+    """Everything, with the files in ``place`` or in memory; takes as long as the slowest."""
     tables = []
     for shape in shapes:
-        with loads.made(shape) as load:
+        with loads.made(shape, place) as load:
             tables += [Group(load, scheme, ways).measure(runs) for scheme in schemes]
     return Report(machine=Machine.this(), programs=programs(), runs=runs, tables=tuple(tables))
 
@@ -202,6 +206,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--ways", default=",".join(WAYS), help="of " + ", ".join(WAYS))
     for name, shape in SHAPES.items():
         parser.add_argument(f"--{name}", default=shape, help=f"the load; {shape}")
+    parser.add_argument(
+        "--directory", type=Path, help="of the files, the journals, all; default: in memory"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="every sample, for programs")
     parser.add_argument("--markdown", action="store_true", help="as the readme has it")
     given = parser.parse_args(arguments)
@@ -216,7 +223,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(str(error))
     schemes = _chosen(parser, given.schemes, SCHEMES)
     ways = [WAYS[name] for name in _chosen(parser, given.ways, list(WAYS))]
-    report = measure(shapes, schemes, given.runs, ways)
+    report = measure(shapes, schemes, given.runs, ways, given.directory)
     if given.json:
         given.json.write_bytes(msgspec.json.encode(report))
     print(show(report, markdown=given.markdown))  # noqa: T201  # this is a command
