@@ -162,11 +162,24 @@ def state(settings: Settings) -> list[Finding]:
         found.append(error("state", f"{place} can be written by anybody", f"chmod 700 {place}"))
     secret = place / "journal.key"
     for each in (secret, place / "journal.sqlite"):
-        if each.exists() and each.stat().st_mode & _OTHERS:
-            found.append(error("state", f"{each} can be used by others", f"chmod 600 {each}"))
-        if each.exists() and not _may(each, os.R_OK | os.W_OK):
-            found.append(error("state", f"{each} can't be written", f"chown {_me()} {each}"))
+        if each.exists():
+            found += _own_file(each)
     return found or [ok("state", f"{place} can be written")]
+
+
+def _own_file(path: Path) -> list[Finding]:
+    """A file of the state directory that is to be ours alone."""
+    if not path.is_file():
+        return [error("state", f"{path} is no file", "move it away, or restore it from a backup")]
+    status = path.stat()
+    found = []
+    if status.st_mode & _OTHERS:
+        found.append(error("state", f"{path} can be used by others", f"chmod 600 {path}"))
+    if not _may(path, os.R_OK | os.W_OK):
+        owned = status.st_uid == os.geteuid()
+        advice = f"chmod 600 {path}" if owned else f"chown {_me()} {path}"
+        found.append(error("state", f"{path} can't be read and written by {_me()}", advice))
+    return found
 
 
 def space(settings: Settings) -> list[Finding]:

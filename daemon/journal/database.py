@@ -51,7 +51,7 @@ def is_unusable(error: sqlite3.Error) -> bool:
 
 def state_full(error: BaseException) -> StateFullError:
     """The error to give to a caller whose transaction could not be made durable."""
-    return StateFullError(f"the journal can't be written: {error}")
+    return StateFullError(f"the journal can't be used: {error}")
 
 
 def connect(path: Path) -> sqlite3.Connection:
@@ -157,7 +157,15 @@ def _create(path: Path) -> None:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         sync_directory(path.parent)
     except FileExistsError:
-        return
+        # SQLite says no more than that it can't; and reads on where it may not write.
+        _try_to_open(path)
+    except OSError as error:
+        raise not_accessible(path, error) from error
+
+
+def _try_to_open(path: Path) -> None:
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC))
     except OSError as error:
         raise not_accessible(path, error) from error
 
@@ -179,7 +187,32 @@ def opening_failed(path: Path, error: sqlite3.Error) -> ConfigError | StateFullE
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code in {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_NOMEM}:
         return state_full(error)
-    return ConfigError(f"{path} can't be used as the journal: {error}")
+    return ConfigError(f"{path} can't be used as the journal: {_reason(path, error, code)}")
+
+
+def _reason(path: Path, error: sqlite3.Error, code: int) -> str:
+    """What SQLite means."""
+    if code == sqlite3.SQLITE_NOTADB:
+        return "it is no SQLite database; restore the journal from a backup"
+    if code == sqlite3.SQLITE_CORRUPT:
+        return f"it is damaged ({error}); restore it from a backup"
+    if code in {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM}:
+        return _obstacle(path) or str(error)
+    return str(error)
+
+
+def _obstacle(path: Path) -> str:
+    """Which of the journal's files can't be had, and why."""
+    for each in (path, path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")):
+        try:
+            os.close(os.open(each, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            reason = error.strerror or str(error)
+            return reason if each == path else f"{each.name}: {reason}"
+    writable = os.access(path.parent, os.W_OK | os.X_OK, effective_ids=True)
+    return "" if writable else f"{path.parent} can't be written"
 
 
 def not_accessible(path: Path, error: OSError) -> ConfigError | StateFullError:

@@ -9,9 +9,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from daemon.errors import NotFoundError, StateFullError
+from daemon.errors import ConfigError, NotFoundError, StateFullError
 from daemon.journal import operators
-from daemon.journal.database import DATABASE_FILE, check_version, connect_readonly
+from daemon.journal.database import (
+    DATABASE_FILE,
+    check_version,
+    connect_readonly,
+    opening_failed,
+)
 from daemon.journal.model import Upload, UploadDetails, UploadState
 from daemon.journal.readers import read
 
@@ -29,8 +34,10 @@ class ReadonlyJournal:
 
     def __init__(self, directory: Path) -> None:
         self._path = directory / DATABASE_FILE
-        if not self._path.is_file():
+        if not self._path.exists():
             raise NotFoundError(f"{directory} holds no journal: no daemon has used it yet")
+        if not self._path.is_file():
+            raise ConfigError(f"{self._path} can't be used as the journal: it is no file")
 
     async def find(self, text: str) -> Upload:
         """By own id, tus id, API's id, or a unique prefix of the first two."""
@@ -63,18 +70,24 @@ class ReadonlyJournal:
         # answer may mix old and new pages, so the question is asked again.
         for _ in range(_TRIES):
             before = self._signature()
-            with contextlib.closing(
-                connect_readonly(self._path, immutable=before is not None)
-            ) as connection:
-                try:
-                    answer = read(connection, lambda c: self._checked(c, question))
-                except (sqlite3.Error, StateFullError, NotFoundError):
-                    if before is None or before == self._signature():
-                        raise
-                    continue
+            try:
+                answer = self._read(question, immutable=before is not None)
+            except (sqlite3.Error, StateFullError, NotFoundError) as error:
+                if before is None or before == self._signature():
+                    raise self._told(error) from error
+                continue
             if before is None or before == self._signature():
                 return answer
         raise StateFullError(f"{self._path} changes too fast to be read: try again")
+
+    def _read(self, question: Callable[[sqlite3.Connection], T], *, immutable: bool) -> T:
+        with contextlib.closing(connect_readonly(self._path, immutable=immutable)) as connection:
+            return read(connection, lambda c: self._checked(c, question))
+
+    def _told(self, error: Exception) -> Exception:
+        """What somebody at a terminal is to be told of it."""
+        found = error.__cause__ if isinstance(error, StateFullError) else error
+        return opening_failed(self._path, found) if isinstance(found, sqlite3.Error) else error
 
     def _checked(
         self, connection: sqlite3.Connection, question: Callable[[sqlite3.Connection], T]
