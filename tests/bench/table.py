@@ -5,12 +5,13 @@
 [--json FILE] [--markdown]`
 
 Every way takes the same files, in memory (with `--directory` on a disk, synced and in its page
-cache), to the same S3 server, which discards what it gets and shares the machine. Runs are interleaved, each beginning with another way, and medians are told; a
-run ahead of them is not timed, but watched for memory. What runs as a service is warm when it is
-measured; what is started for each upload is measured from its start, with as many at once as there
-are cores, and of a load of more than 100 files only 50 are tried and extrapolated, which the table
-says. After every run the server must have all bytes, and the right number of objects. Nothing here
-passes or fails by its speed: it is for people to read, on a machine that does nothing else.
+cache), to the same S3 server, which discards what it gets and shares the machine. Runs are
+interleaved, each beginning with another way, and medians are told; a run ahead of them is not
+timed, but watched for memory. What runs as a service is warm when it is measured; what is started
+for each upload is measured from its start, with as many at once as there are cores, and of a load
+of more than 100 files only 50 are tried and extrapolated, which the table says. After every run the
+server must have all bytes, and the right number of objects. Nothing here passes or fails by its
+speed: it is for people to read, on a machine that does nothing else.
 """
 
 from __future__ import annotations
