@@ -172,7 +172,11 @@ class Finder:
     async def _take_hints(self) -> None:
         """Look at all that is to be looked at. Raises StateFullError."""
         while stems := self._drained():
+            started = time.monotonic()
             await self._take(stems)
+            if len(self._hints) > _AT_ONCE:
+                # What was found before has to get on meanwhile.
+                await asyncio.sleep(min((time.monotonic() - started) / 2, _LONGEST_PAUSE))
 
     def _drained(self) -> list[str]:
         """What to look at next: of what was heard of first, and as much of what came last.

@@ -13,7 +13,8 @@ from daemon.backoff import Backoff
 
 log = structlog.get_logger()
 
-_DEBOUNCE_MS = 200
+_DEBOUNCE_MS = 60
+"""While events come without a pause, so long what is new waits to be told of with the rest."""
 _STEP_MS = 20
 _TICK_MS = 2_000
 """How often a quiet directory is checked for still being the same one."""

@@ -18,12 +18,16 @@ from daemon.processing.follow import Follower
 from daemon.processing.past import abort_job
 from daemon.processing.prepare import WHOLE_LIMIT
 from daemon.processing.upload import UploadRun
-from daemon.scheduling.fair import FairQueue
+from daemon.scheduling.fair import FairQueue, Lately
 from daemon.scheduling.places import Places
 from pipeline.errors import DropoffError
 
 SMALL_AT_ONCE = 32
 """Small uploads of a study under way: enough that requests overlap."""
+SMALL_BESIDE_OTHERS = 5
+"""Likewise while others have some, too: each step of theirs waits for one of each of these."""
+LATELY = 5.0
+"""Seconds for which a study that had something to do counts as one that has."""
 LARGE_AT_ONCE = 4
 """Likewise of large ones, for each delivery that there may be at once: those that go to other
 destinations needn't wait for a slow one."""
@@ -53,6 +57,8 @@ class Conductor:
         self._running: dict[str, asyncio.Task[float | None]] = {}
         self._taken: dict[bool, Counter[str]] = {True: Counter(), False: Counter()}
         """Small and large uploads under way, by study."""
+        self._lately = Lately(LATELY)
+        """Of which studies small uploads were taken up."""
         self._works: dict[str, Work] = {}
         """What waits in the queues."""
         self._again: set[str] = set()
@@ -145,12 +151,18 @@ class Conductor:
         return self._taken[small].total() < AT_ONCE
 
     def _may_take(self, small: bool, study: str) -> bool:  # noqa: FBT001  # given by position, once
-        most = LARGE_AT_ONCE * self._context.settings.pipeline.deliveries
-        return self._taken[small][study] < (SMALL_AT_ONCE if small else most)
+        if small:
+            alone = self._lately.is_alone(study, asyncio.get_running_loop().time())
+            most = SMALL_AT_ONCE if alone else SMALL_BESIDE_OTHERS
+        else:
+            most = LARGE_AT_ONCE * self._context.settings.pipeline.deliveries
+        return self._taken[small][study] < most
 
     def _start(self, upload: str, *, small: bool) -> None:
         work = self._works.pop(upload)
         self._taken[small][work.study] += 1
+        if small:
+            self._lately.came(work.study, asyncio.get_running_loop().time())
         task = asyncio.create_task(self._advance(work), name=f"upload {upload}")
         self._running[upload] = task
         task.add_done_callback(lambda task: self._ended(work, task, small=small))

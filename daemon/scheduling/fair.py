@@ -86,6 +86,26 @@ class FairQueue(Generic[Item]):
         self._ready[study].append(item)
 
 
+class Lately:
+    """Which studies had something to do lately. Times are seconds of any one clock."""
+
+    def __init__(self, seconds: float) -> None:
+        """A study counts for so long."""
+        self._seconds = seconds
+        self._came: OrderedDict[str, float] = OrderedDict()
+
+    def came(self, study: str, now: float) -> None:
+        """A study has something to do."""
+        self._came[study] = now
+        self._came.move_to_end(study)
+
+    def is_alone(self, study: str, now: float) -> bool:
+        """Whether no other study had."""
+        while self._came and next(iter(self._came.values())) < now - self._seconds:
+            self._came.popitem(last=False)
+        return len(self._came) == (study in self._came)
+
+
 class Turns(Generic[Item]):
     """Items that wait for a turn: of their study, then of their delivery, then their own."""
 

@@ -7,7 +7,7 @@ import asyncio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daemon.scheduling.fair import FairQueue
+from daemon.scheduling.fair import FairQueue, Lately
 from daemon.scheduling.slots import Slots
 
 
@@ -60,6 +60,18 @@ def test_a_discarded_item_never_comes_out() -> None:
     queue.discard("b")
     assert drain(queue, now=2.0) == []
     assert len(queue) == 0
+
+
+def test_a_study_is_alone_until_another_has_something_to_do_and_again_some_time_later() -> None:
+    lately = Lately(5.0)
+    lately.came("a", 0.0)
+    assert lately.is_alone("a", 0.0)
+    assert not lately.is_alone("b", 0.0)
+    lately.came("b", 1.0)
+    lately.came("a", 4.0)
+    assert not lately.is_alone("a", 5.0)
+    assert lately.is_alone("a", 6.1)
+    assert lately.is_alone("b", 9.1)
 
 
 @given(st.lists(st.tuples(st.sampled_from("xyz"), st.integers(0, 50)), unique=True))
