@@ -9,6 +9,7 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -23,7 +24,7 @@ from pipeline.destinations.probe import probed
 from pipeline.destinations.reading import opened
 from pipeline.destinations.s3 import S3Destination
 from pipeline.errors import DestinationRefusedError
-from pipeline.messages import DestinationSpec, StoredObject, Target, Traits
+from pipeline.messages import DestinationSpec, StoredObject, Target, Traits, VerifyMode
 from tests.peers.deliveries import MIB, BytesBody
 from tests.peers.s3_between import COMPLETE, CREATE, GET, HEAD, PARTS, PUT, Between, operation
 from tests.peers.seaweedfs import Weed
@@ -108,6 +109,28 @@ async def test_what_is_locked_cannot_be_deleted(
     assert timedelta(days=1, hours=23) < left < timedelta(days=2)
     with pytest.raises(ClientError, match="AccessDenied"):
         client.delete_object(Bucket="locked", Key=target.name, VersionId=found["VersionId"])
+
+
+@pytest.mark.parametrize("verify", ["checksum", "readback"])
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"sse": "sse-s3"},
+        {"sse": "sse-kms", "sse_kms_key": "the-key"},
+        {"sse": "sse-c", "sse_c_key": CUSTOMER_HEADERS[f"{CUSTOMER}key"]},
+    ],
+    ids=["sse-s3", "sse-kms", "sse-c"],
+)
+@WAYS
+async def test_what_the_store_encrypts_is_verified_and_read_as_it_was_sent(
+    way: Way, asked: dict[str, Any], verify: VerifyMode, spec: DestinationSpec, target: Target
+) -> None:
+    spec = msgspec.structs.replace(spec, bucket="store", verify=verify, **asked)
+    stored = await way(spec, target)
+    assert stored.verified in {"checksum", "readback"}
+    async with opened(spec, target.name) as found:
+        read = b"".join([piece async for piece in found.read(0, found.size)])
+    assert read == b"".join(PIECES)
 
 
 @WAYS

@@ -22,6 +22,11 @@ from tests.peers import cache
 
 REGION = "us-east-1"
 START_TIMEOUT = 60.0
+_KMS = {
+    "default_provider": "local",
+    "providers": {"local": {"type": "local", "enableOnDemandCreate": True}},
+}
+"""Keys that are made in memory when they are first named."""
 
 
 def free_ports(count: int) -> list[int]:
@@ -98,7 +103,7 @@ class Weed:
         data = self.directory / "data"
         data.mkdir(parents=True, exist_ok=True)
         identities = self.directory / "s3.json"
-        identities.write_text(json.dumps({"identities": [self._identity()]}))
+        identities.write_text(json.dumps({"identities": [self._identity()], "kms": _KMS}))
         self._sockets = tempfile.mkdtemp(prefix="weed-")  # a path short enough for a socket
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
@@ -107,7 +112,11 @@ class Weed:
                 stdout=log,
                 stderr=log,
                 cwd=self.directory,
-                env={"PATH": os.environ.get("PATH", ""), "HOME": str(self.directory)},
+                env={
+                    "PATH": os.environ.get("PATH", ""),
+                    "HOME": str(self.directory),
+                    "WEED_S3_SSE_KEY": "what it derives its own key from",
+                },
             )
         try:
             self._wait()
