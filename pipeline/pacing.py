@@ -116,6 +116,10 @@ class PacedBody:
         """Have the body count it."""
         self._body.with_md5()
 
+    async def count(self) -> None:
+        """Of the body, at once: nothing is sent."""
+        await self._body.count()
+
     async def __aiter__(self) -> AsyncIterator[memoryview]:
         """The body's bytes, in turns. A body that is sent again takes new ones."""
         async for view in self._body:

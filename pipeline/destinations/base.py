@@ -39,6 +39,9 @@ class Body(Protocol):
     def with_md5(self) -> None:
         """Ask for :attr:`md5` (dear: 1 s for each GB); call before the iteration."""
 
+    async def count(self) -> None:
+        """Make all bytes once and send none, so that their sums are known before."""
+
     def __aiter__(self) -> AsyncIterator[memoryview]:
         """The bytes, about 1 MiB at a time.
 

@@ -66,6 +66,9 @@ class ProbeBody:
         """Ask for :attr:`md5`."""
         self._wants_md5 = True
 
+    async def count(self) -> None:
+        """Known already."""
+
     async def __aiter__(self) -> AsyncIterator[memoryview]:
         """The bytes."""
         yield memoryview(self._data)

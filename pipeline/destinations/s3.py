@@ -125,8 +125,7 @@ class S3Destination:
         if held is None or held.size != body.size or not MD5.fullmatch(held.etag):
             return None
         body.with_md5()
-        async for _ in body:
-            pass
+        await body.count()
         if body.md5 is None or held.etag != body.md5.hex():
             return None
         return StoredPart(
@@ -352,8 +351,7 @@ class S3Destination:
 
 async def _sums_ahead(body: Body) -> dict[str, str]:
     """The checksum of a body before it is sent, as a parameter of botocore's."""
-    async for _ in body:
-        pass
+    await body.count()
     if body.md5 is not None:
         return {"ContentMD5": crc.md5_text(body.md5)}
     return {"ChecksumCRC64NVME": crc.text(body.crc64nvme)}

@@ -119,8 +119,7 @@ class SftpDestination:
         there = await self._client.run(sums)
         if there.size != body.size:
             return None
-        async for _ in body:
-            pass
+        await body.count()
         if there.crc != body.crc64nvme:
             return None
         return StoredPart(number=part.number, size=body.size, crc64nvme=body.crc64nvme)

@@ -147,8 +147,7 @@ async def proved(number: int, body: Body, held: HeldPart | None) -> StoredPart |
     if held is None or held.size != body.size or not _MD5.fullmatch(held.etag):
         return None
     body.with_md5()
-    async for _ in body:
-        pass
+    await body.count()
     if body.md5 is None or held.etag != body.md5.hex():
         return None
     return StoredPart(number=number, size=body.size, etag=held.etag, crc64nvme=body.crc64nvme)

@@ -50,6 +50,9 @@ class Zeros:
     def with_md5(self) -> None:
         """Nobody asks."""
 
+    async def count(self) -> None:
+        """Known already."""
+
     async def __aiter__(self) -> AsyncIterator[memoryview]:
         for start in range(0, self.size, MIB):
             yield memoryview(bytes(min(MIB, self.size - start)))
@@ -107,6 +110,19 @@ def test_a_rate_is_used_to_the_full_however_few_bodies_there_are() -> None:
     for bodies in (1, 2, 5):
         sent = sent_by(MIB, [4 * MIB // bodies] * bodies)
         assert 3.7 <= sent[-1][0] <= 4.1
+
+
+def test_bytes_that_are_only_counted_take_nothing_of_the_rate() -> None:
+    sent: Sent = []
+
+    async def run(table: Timetable) -> None:
+        body = PacedBody(Zeros(4 * MIB), table, Pace(lane=0, rate=MIB))
+        await body.count()
+        await send(sent, 0, body)
+
+    with timetables(1) as (table,):
+        run_virtually(run(table))
+    assert sent[-1][0] <= 4.1
 
 
 def test_bodies_that_go_out_side_by_side_get_equal_shares() -> None:

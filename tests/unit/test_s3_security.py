@@ -64,6 +64,9 @@ class Bytes(Body):
     def with_md5(self) -> None:
         pass
 
+    async def count(self) -> None:
+        pass
+
     def __aiter__(self) -> AsyncIterator[memoryview]:
         return self._pieces()
 
