@@ -6,17 +6,11 @@ Journal, finder, hooks, conductor and outbox are real; destinations and the REST
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import io
-import json
 import random
 import shutil
-import tempfile
-from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
@@ -28,39 +22,14 @@ from hypothesis.stateful import (
     rule,
 )
 
-from daemon.backoff import Backoff
-from daemon.broker.outbox import Outbox
 from daemon.errors import ApiUnreachableError, ConflictError
-from daemon.intake.events import parse_event
-from daemon.intake.finder import Finder
-from daemon.intake.hooks import HookServer
 from daemon.journal.model import OVER, Upload, UploadState
-from daemon.journal.sqlite import SqliteJournal
-from daemon.plan import Announcing, Plan, PlannedDestination
-from daemon.processing.conductor import Conductor
-from daemon.processing.context import Context
-from daemon.scheduling.slots import Slots
-from daemon.settings import Api, Hooks, Pipeline, Settings, Uploads
-from daemon.sources import FileSources
-from pipeline.envelope import keys
-from pipeline.errors import (
-    DestinationRefusedError,
-    DestinationUnreachableError,
-    WorkerLostError,
-)
-from pipeline.messages import Begin, DestinationSpec, Finish, Job, Part, Result, Whole
-from tests.peers.conducting import QuietAudit, Recorder
-from tests.peers.memory_workers import MemoryWorkers
 from tests.peers.oracle import ORDER, decrypted
+from tests.peers.small_world import DESTINATIONS, SECRET_KEY, STUDY, World
+from tests.peers.tusd_files import lay_info
 
-STUDY = "11111111-2222-4333-8444-555555555555"
-PAIR = keys.crypt4gh_generate()
-SECRET_KEY = keys.crypt4gh_secret(PAIR.secret, lambda: b"")
-DESTINATIONS = ("d0", "d1")
 LARGE = 8 * 1024 * 1024 + 1
 """Goes out in parts."""
-TAKES = 0.001
-"""Seconds, before and after what a destination or the API does: time to die in."""
 SIZES = st.sampled_from([0, 1, 1000, 70_000, LARGE])
 WITHDRAWABLE = {
     UploadState.RECEIVING,
@@ -68,75 +37,6 @@ WITHDRAWABLE = {
     UploadState.PROCESSING,
     UploadState.FAILED,
 }
-WAITING = {UploadState.RECEIVED, UploadState.PROCESSING, UploadState.STORED}
-
-
-class Stores(MemoryWorkers):
-    """Destinations that fail as often as they are told to."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.faults: list[str] = []
-        self.refused: set[str] = set()
-        """Uploads that a destination said no to."""
-
-    async def run(self, job: Job, source: int | None = None) -> Result:
-        sends = isinstance(job, Begin | Part | Finish | Whole)
-        fault = self.faults.pop(0) if sends and self.faults else None
-        if fault == "away":
-            raise DestinationUnreachableError("away")
-        if fault == "refused":
-            assert isinstance(job, Begin | Part | Finish | Whole)
-            self.refused.add(job.target.name.partition("/")[0])
-            raise DestinationRefusedError("no")
-        await asyncio.sleep(TAKES)
-        result = await super().run(job, source)
-        await asyncio.sleep(TAKES)
-        if fault == "lost":
-            raise WorkerLostError("it died with the answer")
-        return result
-
-
-class Memory:
-    """A REST API that is away, or whose answers get lost, as often as it is told."""
-
-    def __init__(self, plan: Plan) -> None:
-        self.faults: list[str] = []
-        self.ids: dict[str, str] = {}
-        """By Idempotency-Key."""
-        self.reports: dict[str, list[dict[str, Any]]] = {}
-        """By id, each report once."""
-        self._plan = plan
-
-    async def announce(self, announcing: Announcing) -> str | None:
-        async with self._faulty():
-            self.ids.setdefault(announcing.key, f"api-{len(self.ids) + 1}")
-        return self.ids[announcing.key]
-
-    async def plan(self, study: str) -> Plan:
-        assert study == STUDY
-        async with self._faulty():
-            pass
-        return self._plan
-
-    async def report(self, api_id: str, body: dict[str, Any]) -> None:
-        async with self._faulty():
-            assert api_id in self.ids.values()
-            taken = self.reports.setdefault(api_id, [])
-            same = [each for each in taken if each["report"] == body["report"]]
-            assert same in ([], [body]), "a report never changes once it was sent"
-            taken.extend([] if same else [body])
-
-    @contextlib.asynccontextmanager
-    async def _faulty(self) -> AsyncIterator[None]:
-        fault = self.faults.pop(0) if self.faults else None
-        if fault == "away":
-            raise ApiUnreachableError("away")
-        await asyncio.sleep(TAKES)
-        yield
-        await asyncio.sleep(TAKES)
-        if fault == "lost":
-            raise ApiUnreachableError("the answer was lost")
 
 
 @dataclass
@@ -152,120 +52,6 @@ class Expected:
     """Its files were removed by its client."""
 
 
-class World:
-    """One state and upload directory, and the daemons that come and go there."""
-
-    def __init__(self) -> None:
-        self.directory = Path(tempfile.mkdtemp())
-        self.uploads = self.directory / "uploads"
-        for name in ("uploads", "receipts"):
-            (self.directory / name).mkdir()
-        self.now = 1_000_000.0
-        destinations = tuple(
-            PlannedDestination(
-                spec=DestinationSpec(name=name, type="directory", directory="/d"),
-                path="{upload}/{filename}",
-            )
-            for name in DESTINATIONS
-        )
-        self.api = Memory(
-            Plan(
-                study=STUDY,
-                max_size=None,
-                encrypt="crypt4gh",
-                recipients=(PAIR.public,),
-                destinations=destinations,
-            )
-        )
-        self.stores = Stores()
-        self.settings = Settings(
-            file=None,
-            uploads=Uploads(directory=self.uploads, info_directory=self.uploads),
-            spool=self.directory / "spool",
-            state=self.directory,
-            hooks=Hooks(socket=self.directory / "s"),
-            api=Api(),
-            pipeline=Pipeline(workers=2, part_size=5 * 1024 * 1024, follow=False),
-            destinations={},
-            studies={},
-        )
-
-    async def start(self) -> None:
-        """A daemon of which nothing runs yet."""
-        metrics = Recorder()
-
-        def clock() -> float:
-            return self.now
-
-        self.journal = await SqliteJournal.open(self.directory, clock=clock)
-        context = Context(
-            journal=self.journal,
-            broker=self.api,
-            sources=FileSources(self.uploads),
-            workers=self.stores,
-            slots=Slots(4),
-            metrics=metrics,
-            audit=QuietAudit(),
-            settings=self.settings,
-            clock=clock,
-            backoff=Backoff(0.001, 0.002),
-            stopping=asyncio.Event(),
-        )
-        self.conductor = Conductor(context)
-        self.outbox = Outbox(self.journal, self.api, metrics, clock, Backoff(0.001, 0.002))
-        self.finder = Finder(self.settings.uploads, self.journal, metrics, clock)
-        self.hooks = HookServer(self.settings, self.api, self.journal, metrics, clock)
-        self.journal.listen(self.conductor)
-        self.journal.listen(self.outbox)
-        await self.finder._remember()
-
-    async def kill(self) -> None:
-        """End it without telling any part of it, and start another."""
-        await self.journal.aclose()
-        await self.start()
-
-    @contextlib.asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
-        parts = [asyncio.create_task(part.run()) for part in (self.conductor, self.outbox)]
-        try:
-            yield
-            assert not any(part.done() for part in parts)
-        finally:
-            for part in parts:
-                part.cancel()
-            await asyncio.gather(*parts, return_exceptions=True)
-
-    async def settle(self) -> None:
-        """Find all that is there, and work until nothing is left that could be done."""
-        await self.finder._scan()
-        async with self.running(), asyncio.timeout(20):
-            while not await self._quiet():
-                self.now += 60.0
-                await asyncio.sleep(0.002)
-        # What a conductor was told it is told again after its end: here another one takes over.
-        await self.kill()
-
-    async def _quiet(self) -> bool:
-        uploads = await self.all()
-        if self.stores.faults or self.api.faults:
-            # A fault that nothing meets is none.
-            if not any(upload.state in WAITING for upload in uploads):
-                self.stores.faults.clear()
-                self.api.faults.clear()
-            return False
-        reports = await self.journal.report_counts()
-        return not reports["pending"] and not any(upload.state in WAITING for upload in uploads)
-
-    async def all(self) -> list[Upload]:
-        return list(await self.journal.uploads(None, None, 1000))
-
-    def hook(self, name: str, size: int, metadata: dict[str, str]) -> bytes:
-        """A tusd hook's message."""
-        upload = {"ID": name, "Size": size, "SizeIsDeferred": False, "Offset": 0}
-        event = {"Upload": upload | {"MetaData": metadata}, "HTTPRequest": {"RemoteAddr": "c:1"}}
-        return json.dumps({"Type": "pre-create", "Event": event}).encode()
-
-
 class Uploading(RuleBasedStateMachine):
     """Drives a world, and says what must have become of it."""
 
@@ -275,8 +61,6 @@ class Uploading(RuleBasedStateMachine):
         self.world = World()
         self.known: dict[str, Expected] = {}
         self.states: dict[str, Upload] = {}
-        self.asked: set[str] = set()
-        """What pre-create announced, whether or not it heard the answer."""
         self.runner.run(self.world.start())
 
     def teardown(self) -> None:
@@ -298,15 +82,10 @@ class Uploading(RuleBasedStateMachine):
         tus_id = f"t{len(self.known)}"
         metadata = {"study": STUDY, "filename": "f.bam"}
         if asked:
-            event = parse_event(self.world.hook("", size, metadata), None)
-            before = set(self.world.api.ids)
             try:
-                admission = self.runner.run(self.world.hooks._decide(event, STUDY))
+                metadata["dropoff_id"] = self.runner.run(self.world.ask(size, metadata))
             except ApiUnreachableError:
                 return
-            finally:
-                self.asked |= self.world.api.ids.keys() - before
-            metadata["dropoff_id"] = admission.dropoff_id
         upload = Expected(data, size if whole else size // 2, metadata=metadata)
         upload.end = "done" if upload.received == size else "partial"
         self.known[tus_id] = upload
@@ -484,7 +263,8 @@ class Uploading(RuleBasedStateMachine):
 
     def _check_reports(self) -> None:
         rows = {upload.id for upload in self._all()}
-        assert self.world.api.ids.keys() - self.asked <= rows, "announced by another key"
+        announced = set(self.runner.run(self.world.announced()))
+        assert self.world.api.ids.keys() <= rows | announced, "announced, and nobody ends it"
         by_upload: dict[str, str] = {}
         states = {upload.api_id: upload.state for upload in self._all() if upload.api_id}
         for api_id, reports in self.world.api.reports.items():
@@ -500,19 +280,9 @@ class Uploading(RuleBasedStateMachine):
             assert told.count("stored") <= 1
 
     def _write(self, tus_id: str, upload: Expected) -> None:
-        info = {
-            "ID": tus_id,
-            "Size": len(upload.data),
-            "SizeIsDeferred": False,
-            "Offset": 0,
-            "MetaData": upload.metadata,
-            "IsPartial": False,
-            "IsFinal": False,
-            "PartialUploads": None,
-            "Storage": {"Type": "filestore", "Path": str(self.world.uploads / tus_id)},
-        }
-        (self.world.uploads / tus_id).write_bytes(upload.data[: upload.received])
-        (self.world.uploads / f"{tus_id}.info").write_text(json.dumps(info))
+        data = self.world.uploads / tus_id
+        data.write_bytes(upload.data[: upload.received])
+        lay_info(data, len(upload.data), upload.metadata)
 
     def _sealed(self, upload: Upload) -> list[bytes]:
         objects = self.world.stores.objects.items()
