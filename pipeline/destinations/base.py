@@ -43,7 +43,7 @@ class Body(Protocol):
         """Make all bytes once and send none, so that their sums are known before."""
 
     def __aiter__(self) -> AsyncIterator[memoryview]:
-        """The bytes, about 1 MiB at a time.
+        """The bytes, about 512 KiB at a time.
 
         A view is valid until two further ones were taken; who keeps bytes longer copies them.
         """

@@ -64,10 +64,13 @@ async def send(url: str, size: int, rate: float) -> float:
 
 def acknowledged_at(daemon: Dropoffd, count: int) -> float:
     """When the ``stored`` report of the last upload was acknowledged; waits for it."""
-    daemon.wait_until_over(count, 300)
-    lines = [line for line in daemon.metrics if line["event"] == "report"]
-    last = [line for line in lines if line["state"] == "stored"][-1]
-    return datetime.fromisoformat(last["ts"]).timestamp()
+
+    def stored() -> list[str]:
+        lines = [line for line in daemon.metrics if line["event"] == "report"]
+        return [line["ts"] for line in lines if line["state"] == "stored"]
+
+    daemon.wait_for(lambda: len(stored()) == count, 300, "it is stored and reported")
+    return datetime.fromisoformat(stored()[-1]).timestamp()
 
 
 def measure(sizes: list[int], rate: float, runs: int, *, follow: bool) -> dict[int, float]:
