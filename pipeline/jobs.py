@@ -11,10 +11,11 @@ import msgspec
 
 from pipeline import messages as m
 from pipeline.blocking import in_executor, in_thread
-from pipeline.delivery import CHUNK, SealedBody, whole
+from pipeline.delivery import SealedBody
 from pipeline.destinations.base import Content, Destination, Learning, Sweeping
 from pipeline.digests import hasher
 from pipeline.errors import SourceChangedError, VerificationError
+from pipeline.parts import CHUNK, whole
 from pipeline.readback import SealedContent
 from pipeline.source import Source
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from pipeline.delivery import CHUNK
 from pipeline.digests import hasher
 from pipeline.messages import DigestName
+from pipeline.parts import CHUNK
 from pipeline.source import Source
 
 

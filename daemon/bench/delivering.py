@@ -13,7 +13,6 @@ from daemon.bench.usage import moment
 from daemon.settings import Destination, Pipeline
 from daemon.tasks import run_all
 from daemon.workers import WorkerPool
-from pipeline.delivery import plan_parts, spans
 from pipeline.destinations import limits_of
 from pipeline.destinations.probe import probe
 from pipeline.destinations.removing import remove
@@ -34,6 +33,7 @@ from pipeline.messages import (
     Target,
     Whole,
 )
+from pipeline.parts import plan_parts, spans
 
 PREFIX: Final = ".dropoffd-bench-"
 _REMOVE_WITHIN: Final = 60.0

@@ -12,9 +12,9 @@ import sys
 import time
 from collections.abc import Callable
 
-from pipeline.delivery import CHUNK
 from pipeline.digests import hasher
 from pipeline.envelope import by_format
+from pipeline.parts import CHUNK
 
 _ENDLESS = 1 << 50
 """Bytes of an upload that never ends."""

@@ -30,7 +30,6 @@ from daemon.processing.prepare import WHOLE_LIMIT
 from daemon.scheduling import costs
 from daemon.scheduling.station import LONGEST_RETRY_AFTER
 from daemon.tasks import run_all
-from pipeline.delivery import spans
 from pipeline.errors import (
     DestinationError,
     DestinationUnreachableError,
@@ -59,6 +58,7 @@ from pipeline.messages import (
     Whole,
     WholeStored,
 )
+from pipeline.parts import spans
 
 VERIFICATION_TRIES = 3
 """A wrong object is made anew this often before the delivery fails."""

@@ -8,8 +8,8 @@ from pathlib import Path
 from daemon.journal.model import Delivery, Identity, Trail, Upload
 from daemon.processing.context import Context, OpenSource
 from daemon.tasks import run_all
-from pipeline.delivery import spans
 from pipeline.messages import Abort, Compare, Compared, Span, Target
+from pipeline.parts import spans
 
 
 def trail_of(identity: Identity) -> Trail:

@@ -10,10 +10,10 @@ from daemon.plan import Announcing, Plan
 from daemon.processing.context import Context, OpenSource
 from daemon.processing.names import object_name
 from pipeline import envelope as envelopes
-from pipeline.delivery import plan_parts
 from pipeline.destinations import limits_of
 from pipeline.errors import SourceChangedError
 from pipeline.messages import DestinationSpec
+from pipeline.parts import plan_parts
 
 WHOLE_LIMIT = 8 * 1024 * 1024
 """Bytes of plaintext up to which an upload goes out in one request."""

@@ -1,8 +1,8 @@
 """What a job takes of the machine's memory while it is under way, in bytes.
 
 Measured with one worker and 1 to 8 parts of 16 MiB on their way to a server that reads slowly: each
-further part added 4.0 to 4.5 MiB to the process, and its connection had 2.9 to 3.2 MiB waiting in
-the kernel, with Linux's own limits (``tcp_wmem``). That is what a body holds: three buffers of a
+further part added 4.0 to 4.5 chunks to the process, and its connection had 2.9 to 3.2 MiB waiting
+in the kernel, with Linux's own limits (``tcp_wmem``). That is what a body holds: three buffers of a
 chunk, for the plaintext and for two sealed ones in turn, and one more that the transport copied.
 Small uploads go to S3 in one piece, which is put together from its chunks and so is held twice.
 """
@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from pipeline.delivery import CHUNK
 from pipeline.messages import DestinationSpec
+from pipeline.parts import CHUNK
 
 SOCKET: Final = 3 * 1024 * 1024
 """What waits in the kernel for a server that reads slowly."""

@@ -23,7 +23,6 @@ from daemon.scheduling import costs
 from daemon.scheduling.limit import Limit
 from daemon.scheduling.station import Station, Ticket
 from daemon.settings import Destination
-from pipeline.delivery import CHUNK
 from pipeline.errors import DestinationUnreachableError
 from pipeline.messages import DestinationSpec, Pace
 from pipeline.pacing import LANES
@@ -72,7 +71,7 @@ class Slots:
         count: int,
         *,
         memory: int = 1 << 62,
-        part_size: int = 16 * CHUNK,
+        part_size: int = 16 * 1024 * 1024,
         destinations: Mapping[str, Destination] | None = None,
     ) -> None:
         """``count`` jobs keep the processors busy: as many are begun with at each destination.

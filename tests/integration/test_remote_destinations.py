@@ -16,7 +16,6 @@ import pytest
 import pytest_asyncio
 
 from daemon.workers import WorkerPool
-from pipeline.delivery import spans
 from pipeline.destinations import limits_of
 from pipeline.destinations.looking import look, name_of
 from pipeline.destinations.probe import probe
@@ -29,6 +28,7 @@ from pipeline.errors import (
     ForgottenError,
 )
 from pipeline.messages import StoredObject
+from pipeline.parts import spans
 from tests.peers.deliveries import Drop, decrypted, file_of
 from tests.peers.remote_stores import KINDS, Store, running
 from tests.peers.seaweedfs import free_ports

@@ -14,7 +14,6 @@ import crypt4gh.lib
 from awscrt.checksums import crc64nvme
 
 from daemon.ports import Workers
-from pipeline.delivery import place, plan_parts, spans
 from pipeline.envelope import by_format
 from pipeline.envelope.armour import wrap
 from pipeline.envelope.keys import PUBLIC_LABEL
@@ -42,6 +41,7 @@ from pipeline.messages import (
     Whole,
     WholeStored,
 )
+from pipeline.parts import place, plan_parts, spans
 
 MIB = 1024 * 1024
 SECRET_KEY = bytes(range(32))

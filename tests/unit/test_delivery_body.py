@@ -11,11 +11,12 @@ from awscrt.checksums import crc64nvme
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.delivery import SealedBody, combined_crc, place, plan_parts, spans, whole
+from pipeline.delivery import SealedBody, combined_crc
 from pipeline.destinations.base import Limits
 from pipeline.envelope import SEGMENT, by_format
 from pipeline.errors import DestinationRefusedError, SourceChangedError
 from pipeline.messages import EnvelopeFormat, Seal, StoredPart
+from pipeline.parts import place, plan_parts, spans, whole
 from pipeline.source import Source
 
 MIB = 1024 * 1024

@@ -15,9 +15,10 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.delivery import SealedBody, whole
+from pipeline.delivery import SealedBody
 from pipeline.messages import Pace, Seal
 from pipeline.pacing import HORIZON, SLACK, PacedBody, Timetable, make_timetable
+from pipeline.parts import whole
 from pipeline.source import Source
 from tests.peers.virtual_time import run_virtually
 

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pipeline.delivery import S3_LIMITS, plan_parts, spans
 from pipeline.envelope import SEGMENT, by_format
 from pipeline.errors import DestinationRefusedError
 from pipeline.messages import EnvelopeFormat
+from pipeline.parts import S3_LIMITS, plan_parts, spans
 
 MIB, GIB, TIB = 1024**2, 1024**3, 1024**4
 LARGEST = 488 * TIB // 10
