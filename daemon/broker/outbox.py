@@ -16,12 +16,14 @@ from daemon.journal.protocol import OutboxJournal
 from daemon.ports import Clock, Metrics
 from pipeline.errors import DropoffError
 
-AT_ONCE = 8
+AT_ONCE = 16
 FIRST_PAUSE = 1.0
 LONGEST_PAUSE = 300.0
 _LOOK_AGAIN = 60.0
 """Seconds. The wall clock may jump: no sleep that follows it is longer."""
 _LOOK_AGAIN_WHILE_SENDING = 1.0
+_GATHER = 0.01
+"""Seconds. Where many reports come and go, to look for each by itself costs more than it does."""
 
 
 class Reporter(Protocol):
@@ -114,6 +116,7 @@ class Outbox:
                         await self._wake.wait()
                 except TimeoutError:
                     continue
+                await asyncio.sleep(_GATHER)
 
     async def _due(self) -> list[Report]:
         """What may go out now: all that is due, or one where the API was away."""
