@@ -86,11 +86,13 @@ def open_source(directory: Path, path: str, roots: Sequence[Path] = ()) -> Opene
     """
     with _parent(directory, path, roots) as (parent, name):
         # A device may act on being opened, so what is there is looked at first.
-        _checked(_lstat(parent, name, path), path)
+        looked = _checked(_lstat(parent, name, path), path)
         with _told(path):
             fd = os.open(name, _OPEN, dir_fd=parent)
     try:
-        return OpenedSource(fd, _identity(_checked(os.fstat(fd), path)))
+        found = _checked(os.fstat(fd), path)
+        _check_same(looked, found, path)
+        return OpenedSource(fd, _identity(found))
     except BaseException:
         os.close(fd)
         raise
@@ -196,6 +198,12 @@ def _checked(found: os.stat_result, path: str) -> os.stat_result:
     if found.st_nlink > 1:
         raise SourceUnsafeError(f"{path!r} has {found.st_nlink} links, expected one")
     return found
+
+
+def _check_same(looked: os.stat_result, found: os.stat_result, path: str) -> None:
+    """A second link to another's file may have been there for the open, and be gone by now."""
+    if (found.st_dev, found.st_ino) != (looked.st_dev, looked.st_ino):
+        raise SourceUnsafeError(f"{path!r} was replaced while it was opened")
 
 
 def _kind(mode: int) -> str:

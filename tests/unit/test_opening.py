@@ -228,3 +228,25 @@ def test_no_path_leads_to_the_secret(uploads: Path, path: str) -> None:
                 assert source.read(100) in {b"top", b"nested"}
         except SourceError:
             pass
+
+
+def test_another_s_file_whose_second_link_is_gone_after_the_open_is_refused(
+    uploads: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (uploads / "file").write_bytes(b"upload")
+    (tmp_path / "secret").write_bytes(b"secret")
+    opened = os.open
+
+    def swapping(name: str | Path, flags: int, **where: int) -> int:
+        """While it is opened, the file is a link to another's, which is gone again at once."""
+        if name != "file":
+            return opened(name, flags, **where)
+        (uploads / "file").unlink()
+        (uploads / "file").hardlink_to(tmp_path / "secret")
+        found = opened(name, flags, **where)
+        (uploads / "file").unlink()
+        return found
+
+    monkeypatch.setattr("daemon.opening.os.open", swapping)
+    with pytest.raises(SourceUnsafeError, match="replaced while it was opened"):
+        open_source(uploads, "file")
