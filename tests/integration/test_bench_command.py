@@ -141,6 +141,21 @@ def test_one_that_is_interrupted_leaves_nothing(store: Path, number: signal.Sign
     assert list(store.iterdir()) == list((store.parent / "up").iterdir()) == []
 
 
+def test_one_in_a_shell_s_background_is_ended_by_sigterm_all_the_same(store: Path) -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # which is inherited
+    try:
+        process = start(store.parent, "--seconds", "0.06", "--size", "512MiB")
+    finally:
+        signal.signal(signal.SIGINT, before)
+    deadline = time.monotonic() + 60
+    while not any(store.glob(".*dropoffd-bench-*")) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert list(store.iterdir()) == list((store.parent / "up").iterdir()) == []
+
+
 @pytest.mark.parametrize(
     "arguments",
     [("--size", "big"), ("--size", "1KiB"), ("--seconds", "0"), ("--seconds", "nan")],

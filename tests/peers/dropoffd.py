@@ -65,8 +65,11 @@ class Dropoffd:
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl."""
-        text = (self.state / "metrics.jsonl").read_text()
+        """The lines of metrics.jsonl, which come a moment after what they tell of."""
+        try:
+            text = (self.state / "metrics.jsonl").read_text()
+        except FileNotFoundError:
+            return []
         return [json.loads(line) for line in text.splitlines()]
 
     def start(self, *, wait: bool = True, before: Sequence[str] = ()) -> None:
