@@ -18,6 +18,11 @@ from typing import Any, Self
 READY_TIMEOUT = 30.0
 
 
+METRICS_DELAY = 0.1
+"""Seconds after which the line of a thing that happened is written: they are gathered for half as
+long."""
+
+
 class Dropoffd:
     """`dropoffd run` in ``directory``: config.toml, state, spool, socket and log are below it.
 
@@ -65,7 +70,8 @@ class Dropoffd:
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl, which come a moment after what they tell of."""
+        """The lines of metrics.jsonl, with those of what just happened."""
+        time.sleep(METRICS_DELAY)
         try:
             text = (self.state / "metrics.jsonl").read_text()
         except FileNotFoundError:
