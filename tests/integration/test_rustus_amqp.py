@@ -215,6 +215,7 @@ def test_a_daemon_killed_with_messages_in_hand_takes_them_again(world: World) ->
         world.until(world.listens, "hooks are listened to")
         world.daemon.signal(signal.SIGSTOP)
         ids = asyncio.run(send())
+        time.sleep(1.5)  # rustus publishes behind its answers, and nothing tells when it has
         deadline = time.monotonic() + 20
         while world.waiting("post-finish") != 0:
             assert time.monotonic() < deadline, "the broker hands them out"
