@@ -24,7 +24,6 @@ from daemon.journal.rows import (
     check_size,
     check_storable,
     check_texts,
-    identity_of,
     matching_metadata,
     strings_of,
     text_of,
@@ -139,19 +138,6 @@ def expire_announcements(tx: Transaction, before: float, now: float) -> int:
         tx.connection.execute("DELETE FROM announcements WHERE id = ?", (row["id"],))
         _withdraw(tx, upload, now)
     return len(rows)
-
-
-def known(
-    connection: sqlite3.Connection, directory: str
-) -> dict[str, tuple[UploadState, Identity]]:
-    """The newest generation of every upload of a directory, by tus id."""
-    rows = connection.execute(
-        "SELECT tus_id, state, identity FROM uploads WHERE directory = ?"
-        " ORDER BY tus_id, generation",
-        (directory,),
-    )
-    states = {state.value: state for state in UploadState}
-    return {row[0]: (states[row[1]], identity_of(row[2])) for row in rows}
 
 
 def unneeded_partials(connection: sqlite3.Connection, upload: str) -> tuple[str, ...]:

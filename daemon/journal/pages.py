@@ -39,7 +39,8 @@ def work_page(
 ) -> Sequence[tuple[int, Work]]:
     """What is left to do for uploads in a state, oldest first, each with its place in the list.
 
-    See :func:`daemon.journal.processing.work`.
+    One that is processing waits for the first of its deliveries that may go on. One that failed
+    before it was announced has yet to be, so that its reports can go.
     """
     rows = connection.execute(
         "SELECT number, id, coalesce(study, ''), coalesce(size, received),"

@@ -19,7 +19,6 @@ from daemon.journal.model import (
     Trail,
     Upload,
     UploadState,
-    Work,
 )
 from daemon.journal.reports import drop_pending, queue_report, refresh_due
 from daemon.journal.rows import purpose_of, strings_of, text_of, upload_of
@@ -34,26 +33,6 @@ from daemon.journal.transaction import (
 from daemon.journal.wrapping import Wrapper, split_destination
 
 _SESSION_KEY = "session key"
-
-
-def work(connection: sqlite3.Connection) -> Sequence[Work]:
-    """Every upload that something is left to do for, oldest first.
-
-    One that is processing waits for the first of its deliveries that may go on. One that failed
-    before it was announced has yet to be, so that its reports can go.
-    """
-    rows = connection.execute(
-        "SELECT id, coalesce(study, ''), coalesce(size, received), state,"
-        " CASE WHEN state = 'processing' THEN max(next_at, coalesce("
-        "  (SELECT min(d.next_at) FROM deliveries d WHERE d.upload = id AND d.state = 'pending'),"
-        "  0)) ELSE next_at END"
-        " FROM uploads WHERE state IN ('received', 'processing', 'stored')"
-        " OR (state = 'failed' AND announced = 0 AND study IS NOT NULL) ORDER BY number"
-    )
-    return [
-        Work(upload=row[0], study=row[1], size=row[2], state=UploadState(row[3]), next_at=row[4])
-        for row in rows
-    ]
 
 
 def announced(tx: Transaction, upload: str, api_id: str | None) -> None:

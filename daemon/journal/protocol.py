@@ -96,13 +96,10 @@ class IntakeJournal(Protocol):
     async def expire_announcements(self, before: float, now: float) -> int:
         """Give up announcements made before that no upload followed, each with a report."""
 
-    async def known(self, directory: str) -> dict[str, tuple[UploadState, Identity]]:
-        """The newest generation of every upload of a directory, by tus id, for the rescan."""
-
     async def known_among(
         self, directory: str, tus_ids: Sequence[str]
     ) -> dict[str, tuple[UploadState, Identity]]:
-        """Likewise, of those that have one of these tus ids."""
+        """The newest generation of a directory's uploads that have one of these tus ids."""
 
     async def incomplete(self, directory: str) -> dict[str, Identity]:
         """The uploads of a directory that are being received, by tus id."""
@@ -124,17 +121,13 @@ class IntakeJournal(Protocol):
 class ProcessingJournal(Protocol):
     """What the way from received to done writes."""
 
-    async def work(self) -> Sequence[Work]:
-        """Every upload that is received, processing or stored, oldest first.
-
-        And those that failed before they were announced, though their study is known.
-        """
-
     async def work_page(
         self, state: UploadState, after: int, limit: int
     ) -> Sequence[tuple[int, Work]]:
-        """Up to ``limit`` of those of :meth:`work` that are in a state, each with its place.
+        """Up to ``limit`` uploads in a state that something is left to do for, each with its place.
 
+        Something is for all that are received, processing or stored, and for those that failed
+        before they were announced, though their study is known. Oldest first.
         ``after`` is the place of the last one that was asked for before; 0: from the first.
         """
 

@@ -141,14 +141,10 @@ class SqliteJournal:
         """Give up announcements made before that no upload followed."""
         return await self._writer.run(lambda tx: intake.expire_announcements(tx, before, now))
 
-    async def known(self, directory: str) -> dict[str, tuple[UploadState, Identity]]:
-        """The newest generation of every upload of a directory, by tus id."""
-        return await self._readers.list(lambda c: intake.known(c, directory))
-
     async def known_among(
         self, directory: str, tus_ids: Sequence[str]
     ) -> dict[str, tuple[UploadState, Identity]]:
-        """Likewise, of those that have one of these tus ids."""
+        """The newest generation of those that have one of these tus ids."""
         return await self._readers.list(lambda c: known_among(c, directory, tus_ids))
 
     async def incomplete(self, directory: str) -> dict[str, Identity]:
@@ -165,14 +161,10 @@ class SqliteJournal:
 
     # Processing -------------------------------------------------------------------------------
 
-    async def work(self) -> Sequence[Work]:
-        """Every upload that something is left to do for, oldest first."""
-        return await self._readers.list(processing.work)
-
     async def work_page(
         self, state: UploadState, after: int, limit: int
     ) -> Sequence[tuple[int, Work]]:
-        """Some of those that are in a state, each with its place."""
+        """Some of the uploads in a state that something is left to do for, each with its place."""
         return await self._readers.list(lambda c: work_page(c, state, after, limit))
 
     async def upload(self, upload: str) -> Upload:

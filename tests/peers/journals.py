@@ -17,6 +17,7 @@ from daemon.journal.model import (
     Work,
 )
 from daemon.journal.protocol import Journal
+from daemon.processing.conductor import LEFT
 from pipeline.messages import DestinationSpec, StoredObject, StoredPart
 
 STUDY = "11111111-2222-4333-8444-555555555555"
@@ -153,3 +154,14 @@ async def acknowledge_all(journal: Journal) -> list[Report]:
             await journal.acknowledged(report.id)
             taken.append(report)
     return taken
+
+
+async def left_to_do(journal: Journal) -> list[Work]:
+    """Every upload that something is left to do for, oldest first."""
+    found: list[tuple[int, Work]] = []
+    for state in LEFT:
+        after = 0
+        while page := await journal.work_page(state, after, 100):
+            found += page
+            after = page[-1][0]
+    return [work for _, work in sorted(found, key=lambda each: each[0])]

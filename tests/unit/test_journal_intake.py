@@ -183,7 +183,7 @@ async def test_an_announcement_that_no_upload_follows_is_reported_terminated(
     assert due[0].body["tus_id"] is None
     shown = await journal.uploads(UploadState.TERMINATED, None, 10)
     assert [upload.id for upload in shown] == ["a2", "a1"]
-    assert await journal.known(DIRECTORY) == {}
+    assert await journal.known_among(DIRECTORY, [upload.tus_id for upload in shown]) == {}
 
 
 async def test_a_tus_id_used_again_after_the_first_is_over_is_a_new_generation(
@@ -196,7 +196,8 @@ async def test_a_tus_id_used_again_after_the_first_is_over_is_a_new_generation(
     second = await journal.sight(sighting(identity=identity(inode=8)), 103.0)
     assert second.id != first.id
     assert (second.generation, second.state) == (2, UploadState.RECEIVED)
-    assert await journal.known(DIRECTORY) == {"t1": (UploadState.RECEIVED, identity(inode=8))}
+    known = await journal.known_among(DIRECTORY, ["t1"])
+    assert known == {"t1": (UploadState.RECEIVED, identity(inode=8))}
 
 
 async def test_the_finished_file_found_again_stays_done(journal: SqliteJournal) -> None:
@@ -294,7 +295,7 @@ async def test_directories_are_told_apart(journal: SqliteJournal) -> None:
     one = await journal.sight(sighting(), 100.0)
     other = await journal.sight(sighting(directory="/srv/other"), 100.0)
     assert one.id != other.id
-    assert list(await journal.known("/srv/other")) == ["t1"]
+    assert list(await journal.known_among("/srv/other", ["t1"])) == ["t1"]
 
 
 @pytest.mark.parametrize(
@@ -318,4 +319,4 @@ async def test_what_no_column_can_hold_is_an_invalid_info(
 async def test_identities_beyond_a_signed_column_come_back_whole(journal: SqliteJournal) -> None:
     huge = identity(inode=2**64 - 1, mtime_ns=2**63 + 5)
     await journal.sight(sighting(identity=huge), 100.0)
-    assert (await journal.known(DIRECTORY))["t1"][1] == huge
+    assert (await journal.known_among(DIRECTORY, ["t1"]))["t1"][1] == huge

@@ -24,6 +24,7 @@ from tests.peers.journals import (
     envelope,
     identity,
     inline,
+    left_to_do,
     new_delivery,
     part,
     processing,
@@ -263,7 +264,7 @@ async def test_work_is_what_is_left_to_do_oldest_first(journal: SqliteJournal) -
     await journal.fail(failed.id, ERROR, 110.0)
     await journal.postpone(one.id, ERROR, 700.0)
     await journal.delivery_failed(two.id, 0, attempt(0, ERROR), DeliveryState.PENDING, 800.0)
-    work = await journal.work()
+    work = await left_to_do(journal)
     assert [(item.upload, item.state, item.next_at) for item in work] == [
         (one.id, UploadState.RECEIVED, 700.0),
         (two.id, UploadState.PROCESSING, 800.0),

@@ -21,6 +21,7 @@ from tests.peers.journals import (
     announcement,
     envelope,
     identity,
+    left_to_do,
     sighting,
 )
 
@@ -153,7 +154,7 @@ class Sightings(RuleBasedStateMachine):
             if RANK.get(upload.state, 0) > 0
             or (upload.state is UploadState.FAILED and not upload.announced)
         }
-        assert {work.upload for work in self._runner.run(self._journal.work())} == left
+        assert {work.upload for work in self._runner.run(left_to_do(self._journal))} == left
 
     def _all(self) -> list[Upload]:
         return list(self._runner.run(self._journal.uploads(None, None, 1000)))

@@ -22,6 +22,7 @@ from pipeline.errors import (
 )
 from pipeline.messages import Abort, Begin, Digest, Finish, Job, Part, Whole
 from tests.peers.conducting import MIB, Bench, eventually, failing
+from tests.peers.journals import left_to_do
 
 
 @pytest.fixture
@@ -201,7 +202,7 @@ async def test_a_restart_goes_on_with_the_parts_that_are_there(bench: Bench) -> 
 
 async def test_a_part_whose_answer_was_lost_is_proved_and_not_sent_again(bench: Bench) -> None:
     await bench.receive(12 * MIB)
-    upload = (await bench.journal.work())[0].upload
+    upload = (await left_to_do(bench.journal))[0].upload
     bench.workers.fault = failing(Finish, DestinationUnreachableError("away"))
     async with bench.running():
         await eventually(lambda: bench.metrics.of("delivery"))
@@ -314,7 +315,7 @@ async def test_a_bug_met_by_one_upload_does_not_stop_its_neighbour(bench: Bench)
 async def test_nothing_is_begun_twice_for_an_upload_that_is_told_of_twice(bench: Bench) -> None:
     async with bench.running():
         upload = await bench.receive(12 * MIB)
-        for work in await bench.journal.work():
+        for work in await left_to_do(bench.journal):
             bench.conductor.on_work(work)
         await bench.until(upload, UploadState.DONE)
     assert sum(isinstance(job, Begin) for job in bench.workers.jobs) == 1
