@@ -7,9 +7,9 @@ import contextlib
 import sqlite3
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from daemon.journal.asked import Asked, settle
 from daemon.journal.database import is_unusable, state_full
 
 T = TypeVar("T")
@@ -42,14 +42,6 @@ class Readers:
         await self._long.aclose()
 
 
-@dataclass(slots=True)
-class _Asked:
-    question: Question[Any]
-    future: asyncio.Future[Any]
-    answer: Any = None
-    error: Exception | None = None
-
-
 class _Reader:
     """A thread with its connection.
 
@@ -61,7 +53,7 @@ class _Reader:
         self._connection = connection
         self._loop = asyncio.get_running_loop()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=name)
-        self._waiting: list[_Asked] = []
+        self._waiting: list[Asked[Question[Any]]] = []
         self._busy = False
         self._closing = False
 
@@ -80,7 +72,7 @@ class _Reader:
 
     def _put(self, question: Question[T]) -> asyncio.Future[T]:
         future: asyncio.Future[T] = self._loop.create_future()
-        self._waiting.append(_Asked(question, future))
+        self._waiting.append(Asked(question, future))
         if not self._busy:
             self._busy = True
             self._loop.call_soon(self._hand_over)
@@ -90,24 +82,18 @@ class _Reader:
         taken, self._waiting = self._waiting, []
         self._thread.submit(self._answer, taken)
 
-    def _answer(self, taken: Sequence[_Asked]) -> None:
+    def _answer(self, taken: Sequence[Asked[Question[Any]]]) -> None:
         for asked in taken:
             try:
-                asked.answer = read(self._connection, asked.question)
+                asked.result = read(self._connection, asked.work)
             except Exception as error:  # noqa: BLE001 - whoever asked gets it
                 asked.error = error
         # The loop may be gone, and with it whoever asked.
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._settle, taken)
 
-    def _settle(self, taken: Sequence[_Asked]) -> None:
-        for asked in taken:
-            if asked.future.done():
-                continue  # who asked was cancelled
-            if asked.error is not None:
-                asked.future.set_exception(asked.error)
-            else:
-                asked.future.set_result(asked.answer)
+    def _settle(self, taken: Sequence[Asked[Question[Any]]]) -> None:
+        settle(taken)
         if self._waiting:
             self._hand_over()
         else:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from daemon.journal.asked import Asked, settle
 from daemon.journal.database import is_unusable, state_full
 from daemon.journal.protocol import Listener
 from daemon.journal.transaction import Notice, Transaction
@@ -23,11 +24,7 @@ MOST_AT_ONCE = 500
 
 
 @dataclass(slots=True)
-class _Call:
-    operation: Operation[Any]
-    future: asyncio.Future[Any]
-    result: Any = None
-    error: BaseException | None = None
+class _Call(Asked[Operation[Any]]):
     notices: Sequence[Notice] = ()
 
 
@@ -130,7 +127,7 @@ class Writer:
         self._transaction.notices = []
         connection.execute("SAVEPOINT call")
         try:
-            call.result = call.operation(self._transaction)
+            call.result = call.work(self._transaction)
         except Exception as error:
             if isinstance(error, sqlite3.Error) and is_unusable(error):
                 raise
@@ -161,12 +158,7 @@ class Writer:
         for call in calls:
             for notice in call.notices:
                 self._tell(notice)
-            if call.future.done():
-                continue  # its caller was cancelled
-            if call.error is not None:
-                call.future.set_exception(call.error)
-            else:
-                call.future.set_result(call.result)
+        settle(calls)
 
     def _tell(self, notice: Notice) -> None:
         for listener in self._listeners:
