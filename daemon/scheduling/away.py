@@ -7,21 +7,16 @@ through, those that wait follow in ever larger crowds: the more get through, the
 
 from __future__ import annotations
 
-import random
 from typing import Final
+
+from daemon.scheduling.pauses import widening
 
 IN_A_ROW: Final = 3
 """Uploads; one alone may stumble over something of its own."""
-FIRST_PAUSE: Final = 1.0
-LONGEST_PAUSE: Final = 60.0
-"""Seconds between two that ask."""
 LET_GO: Final = 8
 """Uploads that follow each one that got through."""
 SOON: Final = 1.0
 """Seconds after which as many follow where none of those that were let go came to anything."""
-
-_DOUBLINGS: Final = 16
-"""More make no difference, and in the end a number that is too large."""
 
 
 class Away:
@@ -48,7 +43,7 @@ class Away:
             self.since = now
             self._asked = 0
             self._may_ask = False
-            self.asks_at = now + self._pause()
+            self.asks_at = now + widening(self._asked)
 
     def succeeded(self) -> None:
         """Something got through."""
@@ -77,7 +72,7 @@ class Away:
             return self._first(LET_GO)
         self._asked += 1
         self._may_ask = True
-        self.asks_at = now + self._pause()
+        self.asks_at = now + widening(self._asked)
         return self._first(1)
 
     def _first(self, count: int) -> list[str]:
@@ -85,7 +80,3 @@ class Away:
         for upload in first:
             del self._held[upload]
         return first
-
-    def _pause(self) -> float:
-        most = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(self._asked, _DOUBLINGS))
-        return most * random.uniform(0.75, 1.0)  # noqa: S311  # so that several daemons fall apart

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from collections import deque
 from dataclasses import dataclass
 from typing import Final
@@ -11,21 +10,17 @@ from typing import Final
 from daemon.scheduling.away import Away
 from daemon.scheduling.fair import Turns
 from daemon.scheduling.limit import Limit
+from daemon.scheduling.pauses import widening
 from pipeline.errors import DestinationUnreachableError
 
 SMALL_RUN: Final = 3
 """Small jobs in a row, after which a large one that waits has its turn."""
-FIRST_PAUSE: Final = 1.0
-LONGEST_PAUSE: Final = 60.0
-"""Seconds to leave a destination alone that throttles and doesn't say for how long."""
 LONGEST_RETRY_AFTER: Final = 3600.0
 """Seconds that a destination may ask for; what it says may be nonsense."""
 SHORT_WAIT: Final = 5.0
 """Seconds for which an upload keeps its place, and waits for a destination to be left alone."""
 WINDOW: Final = 30.0
 """Seconds over which throughput is told."""
-_DOUBLINGS: Final = 16
-"""More make no difference, and in the end a number that is too large."""
 
 
 @dataclass(eq=False)
@@ -165,8 +160,7 @@ class Station:
         if asked is not None:
             pause = min(max(0.0, asked), LONGEST_RETRY_AFTER)
         elif news:
-            most = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(self._throttles - 1, _DOUBLINGS))
-            pause = most * random.uniform(0.75, 1.0)  # noqa: S311  # so that clients fall apart
+            pause = widening(self._throttles - 1)  # it throttles, and doesn't say for how long
         else:
             return
         self.resumes_at = max(self.resumes_at, now + pause)

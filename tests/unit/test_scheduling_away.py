@@ -7,7 +7,8 @@ import itertools
 
 import pytest
 
-from daemon.scheduling.away import IN_A_ROW, LET_GO, LONGEST_PAUSE, Away
+from daemon.scheduling.away import IN_A_ROW, LET_GO, Away
+from daemon.scheduling.pauses import LONGEST_PAUSE
 from daemon.scheduling.slots import Errand, Slots
 from pipeline.errors import DestinationUnreachableError
 from pipeline.messages import DestinationSpec
