@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TypeVar
 
 import msgspec
@@ -101,20 +101,18 @@ class Exchange:
                 self._moved_at = asyncio.get_running_loop().time()
                 return done
 
-    @asynccontextmanager
-    async def turn(self, *, size: int, memory: int) -> AsyncIterator[Turn]:
+    def turn(self, *, size: int, memory: int) -> AbstractAsyncContextManager[Turn]:
         """A turn to send ``size`` bytes by way of ``memory`` bytes."""
-        errand = Errand(
-            destination=self._destination, delivery=self._upload, size=size, memory=memory
+        return self._turn(
+            Errand(destination=self._destination, delivery=self._upload, size=size, memory=memory)
         )
+
+    def reading(self, *, memory: int) -> AbstractAsyncContextManager[Turn]:
+        """A turn to read of the source, and send nothing."""
+        return self._turn(Errand(memory=memory))
+
+    @asynccontextmanager
+    async def _turn(self, errand: Errand) -> AsyncIterator[Turn]:
         async with self._context.slots.take(self._study, small=self._small, errand=errand) as turn:
             self._context.go_on()
             yield turn
-
-    @asynccontextmanager
-    async def reading(self, *, memory: int) -> AsyncIterator[None]:
-        """A turn to read of the source, and send nothing."""
-        errand = Errand(memory=memory)
-        async with self._context.slots.take(self._study, small=self._small, errand=errand):
-            self._context.go_on()
-            yield
