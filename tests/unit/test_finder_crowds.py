@@ -50,13 +50,22 @@ class Order:
         return await self._sight(sighting, now)
 
 
+@pytest.fixture
+def finder(settings: Settings, journal: SqliteJournal) -> Finder:
+    return Finder(settings.uploads, journal, Recorded())
+
+
+@pytest.fixture
+def order(settings: Settings, journal: SqliteJournal, finder: Finder) -> Order:
+    """Of a crowd that is there."""
+    lay(settings.uploads.directory, named("crowd", CROWD), STUDY)
+    return Order(journal, finder, settings.uploads.directory)
+
+
 async def test_an_upload_that_comes_among_thousands_is_taken_in_before_most_of_them(
-    settings: Settings, journal: SqliteJournal
+    settings: Settings, finder: Finder, order: Order
 ) -> None:
     directory = settings.uploads.directory
-    lay(directory, named("crowd", CROWD), STUDY)
-    finder = Finder(settings.uploads, journal, Recorded())
-    order = Order(journal, finder, directory)
     finder._hint([str(directory / f"{name}.info") for name in named("crowd", CROWD)])
     await finder._take_hints()
     assert order.seen.index("late") < SOON
@@ -64,21 +73,16 @@ async def test_an_upload_that_comes_among_thousands_is_taken_in_before_most_of_t
 
 
 async def test_an_upload_that_comes_during_a_long_scan_is_taken_in_before_most_of_it(
-    settings: Settings, journal: SqliteJournal
+    finder: Finder, order: Order
 ) -> None:
-    directory = settings.uploads.directory
-    lay(directory, named("crowd", CROWD), STUDY)
-    finder = Finder(settings.uploads, journal, Recorded())
-    order = Order(journal, finder, directory)
     await finder._scan()
     assert order.seen.index("late") < SOON
     assert set(order.seen) == {*named("crowd", CROWD), "late"}
 
 
 async def test_what_was_heard_of_first_is_looked_at_while_more_and_more_comes(
-    settings: Settings, journal: SqliteJournal
+    settings: Settings, finder: Finder
 ) -> None:
-    finder = Finder(settings.uploads, journal, Recorded())
     waiting = {f"{settings.uploads.directory}/first-{number}.info" for number in range(CROWD)}
     finder._hint(waiting)
     looked: set[str] = set()

@@ -33,6 +33,7 @@ from tests.peers.intake import (
     until_uploads,
     uploads_of,
 )
+from tests.peers.tusd_files import info_of
 
 
 @pytest.fixture
@@ -51,17 +52,7 @@ def lay(uploads: Uploads, tus_id: str, data: bytes = b"12345", **fields: Any) ->
     path = uploads.directory / tus_id
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
-    info = {
-        "ID": tus_id,
-        "Size": 5,
-        "SizeIsDeferred": False,
-        "Offset": 0,
-        "MetaData": {"filename": "a.txt", "study": STUDY},
-        "IsPartial": False,
-        "IsFinal": False,
-        "PartialUploads": None,
-        "Storage": {"InfoPath": f"{path}.info", "Path": str(path), "Type": "filestore"},
-    }
+    info = info_of(path, 5, {"filename": "a.txt", "study": STUDY}) | {"ID": tus_id}
     Path(f"{path}.info").write_text(json.dumps(info | fields))
 
 
