@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import threading
 import time
@@ -11,10 +12,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.bench.measure import family
 from tests.peers.dropoffd import Dropoffd
 from tests.peers.tusd_files import lay_info, pre_create
 
 MIB = 1024 * 1024
+PAGE = os.sysconf("SC_PAGE_SIZE")
 TEXT = b"sixteen letters\n"
 """What each of the uploads holds."""
 
@@ -118,41 +121,17 @@ def shown(figures: str) -> None:
 def memory_of(pid: int) -> int:
     """Resident bytes of a process and all that came from it."""
     total = 0
-    for each in [pid, *_below(pid)]:
+    for each in family(pid):
         try:
-            total += int(Path(f"/proc/{each}/statm").read_text().split()[1]) * 4096
+            total += int(Path(f"/proc/{each}/statm").read_text().split()[1]) * PAGE
         except (OSError, IndexError):
             continue  # it has ended meanwhile
     return total
 
 
-def cpu_of(pid: int) -> float:
-    """Seconds of processor time that a process and all that came from it have used."""
-    total = 0
-    for each in [pid, *_below(pid)]:
-        try:
-            fields = Path(f"/proc/{each}/stat").read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        total += int(fields[11]) + int(fields[12])
-    return total / 100
-
-
 def stored_in(store: Path) -> set[str]:
     """Names of all finished objects."""
     return {path.name for path in store.rglob("*.txt")}
-
-
-def _below(pid: int) -> list[int]:
-    found: list[int] = []
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        try:
-            children = [int(child) for child in task.read_text().split()]
-        except OSError:
-            continue
-        for child in children:
-            found += [child, *_below(child)]
-    return found
 
 
 def _repeat(step: Callable[[], None], stop: threading.Event, pause: float) -> None:
