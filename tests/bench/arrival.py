@@ -93,9 +93,7 @@ def measure(sizes: list[int], rate: float, *, follow: bool) -> dict[int, float]:
         )
         with ReferenceServer(directory / "api", study, path="/") as api:
             secrets = {
-                "WEBHOOK_URL": api.api.url,
-                "DROPOFF_API_HAWK_KEY": api.key,
-                "DROPOFF_API_HAWK_SECRET": api.secret,
+                **api.asked_at(api.api.url),
                 "DROPOFF_ARCHIVE_ACCESS_KEY": weed.access_key,
                 "DROPOFF_ARCHIVE_SECRET_KEY": weed.secret_key,
             }

@@ -97,11 +97,7 @@ def service(encrypt: EnvelopeFormat, digest: DigestName) -> Start:
                     bench.directory / "daemon",
                     store,
                     pipeline=f'digest = "{digest}"',
-                    environment={
-                        "WEBHOOK_URL": api.api.url,
-                        "DROPOFF_API_HAWK_KEY": api.key,
-                        "DROPOFF_API_HAWK_SECRET": api.secret,
-                    },
+                    environment=api.asked_at(api.api.url),
                 )
             )
             acknowledged = stack.enter_context(contextlib.closing(Acknowledged(api)))

@@ -123,9 +123,7 @@ def service(directory: Path, s3: NullS3, listen: str) -> Iterator[tuple[Dropoffd
     study += f'recipients = ["{directory}/recipient.pub"]\n'
     with ReferenceServer(directory / "api", store + study, path="/") as api:
         environment = {
-            "WEBHOOK_URL": api.api.url,
-            "DROPOFF_API_HAWK_KEY": api.key,
-            "DROPOFF_API_HAWK_SECRET": api.secret,
+            **api.asked_at(api.api.url),
             "DROPOFF_STORE_ACCESS_KEY": "bench" * 4,
             "DROPOFF_STORE_SECRET_KEY": "bench" * 8,
         }

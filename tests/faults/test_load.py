@@ -62,12 +62,7 @@ def with_the_api(directory: Path) -> Iterator[Dropoffd]:
     """A daemon that asks `dropoffd api` for them."""
     (directory / "api").mkdir()
     with ReferenceServer(directory / "api", studies(2, ["local"])) as server:
-        hawk = {
-            "WEBHOOK_URL": server.api.url,
-            "DROPOFF_API_HAWK_KEY": ReferenceServer.key,
-            "DROPOFF_API_HAWK_SECRET": ReferenceServer.secret,
-        }
-        yield Dropoffd(directory / "daemon", LOCAL, hawk)
+        yield Dropoffd(directory / "daemon", LOCAL, server.asked_at(server.api.url))
 
 
 def fill_journal(daemon: Dropoffd, names: list[str]) -> None:

@@ -37,11 +37,7 @@ def server(tmp_path: Path) -> Iterator[ReferenceServer]:
 
 
 def _daemon(directory: Path, url: str) -> Dropoffd:
-    hawk = {
-        "WEBHOOK_URL": url,
-        "DROPOFF_API_HAWK_KEY": ReferenceServer.key,
-        "DROPOFF_API_HAWK_SECRET": ReferenceServer.secret,
-    }
+    hawk = ReferenceServer.asked_at(url)
     config = '[api]\ntimeout = "1s"\n'
     config += '[destinations.local]\ntype = "directory"\ndirectory = "{directory}"\n'
     daemon = Dropoffd(directory, config, hawk)

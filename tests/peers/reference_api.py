@@ -91,6 +91,15 @@ class ReferenceServer:
         command = [sys.executable, "-m", "daemon", "api", "--config", str(self._config)]
         return [*command, "--listen", listen]
 
+    @classmethod
+    def asked_at(cls, url: str) -> dict[str, str]:
+        """The environment of a daemon that asks it at ``url``, which may be a proxy's."""
+        return {
+            "WEBHOOK_URL": url,
+            "DROPOFF_API_HAWK_KEY": cls.key,
+            "DROPOFF_API_HAWK_SECRET": cls.secret,
+        }
+
     def environment(self) -> dict[str, str]:
         """With the HAWK credentials."""
         return {

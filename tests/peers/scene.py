@@ -77,11 +77,7 @@ class Scene:
 
     def daemon(self, api_url: str, **environment: str) -> Dropoffd:
         """A daemon there, not started, that has the reference REST API at ``api_url``."""
-        hawk = {
-            "WEBHOOK_URL": api_url,
-            "DROPOFF_API_HAWK_KEY": ReferenceServer.key,
-            "DROPOFF_API_HAWK_SECRET": ReferenceServer.secret,
-        }
+        hawk = ReferenceServer.asked_at(api_url)
         return Dropoffd(self.directory / "daemon", self._config, hawk | self._secrets | environment)
 
     def check(self, daemon: Dropoffd, api: ReferenceServer) -> None:
