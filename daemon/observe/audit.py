@@ -222,7 +222,7 @@ def _line(entry: dict[str, object]) -> bytes:
 def _link(line: bytes) -> _Link | None:
     try:
         return msgspec.json.decode(line, type=_Link)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
 
 

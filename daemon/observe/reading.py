@@ -18,6 +18,8 @@ Record = dict[str, Any]
 _MAX_LINE = 1024 * 1024
 _POLL_SECONDS = 0.3
 _LAST_BYTES = 64 * 1024
+_BEYOND = 2**63
+"""No number that is written here is that far from 0."""
 
 
 class Reader:
@@ -59,7 +61,12 @@ def parse(line: bytes) -> Record | None:
     if not isinstance(record, dict):
         return None
     known = all(isinstance(record.get(name), str) for name in ("ts", "event", "outcome"))
-    return record if known else None
+    return record if known and all(map(_countable, record.values())) else None
+
+
+def _countable(value: object) -> bool:
+    """Whether sums and means of such values can be had; JSON's numbers may have any length."""
+    return not isinstance(value, (int, float)) or abs(value) < _BEYOND
 
 
 def follow(

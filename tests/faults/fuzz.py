@@ -15,7 +15,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-NAMES = ("info", "spool", "hooks", "plan", "metadata", "config", "keys")
+NAMES = (
+    *("info", "spool", "hooks", "amqp", "plan", "headers"),
+    *("metadata", "config", "keys", "sealed", "records"),
+)
 LONGEST = 4096
 """Bytes of an input; what is longer than that is in the written cases."""
 
@@ -52,10 +55,12 @@ def _run(name: str, seconds: int, findings: Path) -> int:
     count = re.findall(r"^Done (\d+) runs|^#(\d+)\s", said, re.MULTILINE)
     runs = next((first or second for first, second in reversed(count)), "0")
     spent = time.monotonic() - began
-    sys.stdout.write(f"{name}: {runs} executions in {spent:.0f} s, exit code {done.returncode}\n")
-    if done.returncode:
-        sys.stdout.write(said[-4000:] + "\n")
-    return int(done.returncode != 0)
+    crashes = int(done.returncode != 0)
+    sys.stdout.write(f"{name}: {int(runs):,} executions in {spent:.0f} s, {crashes} crashes\n")
+    if crashes:
+        sys.stdout.write(f"exit code {done.returncode}\n{said[-4000:]}\n")
+    sys.stdout.flush()
+    return crashes
 
 
 def _fuzz(name: str, seconds: int, findings: Path) -> None:

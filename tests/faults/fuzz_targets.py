@@ -10,32 +10,46 @@ import io
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Final, get_args
+
+import msgspec
 
 from daemon import config
 from daemon.broker import endpoints, plans
+from daemon.broker.clock import retry_after
+from daemon.broker.hawk import AnswerNotSignedError, Signer, is_silent
 from daemon.broker.text import detail
+from daemon.credentials import parse_env
 from daemon.errors import ConfigError, InfoError, PlanError, SpoolError, StudyRefusedError
+from daemon.intake.amqp_messages import parse_message
 from daemon.intake.events import HOOKS, parse_event
 from daemon.intake.info import Info, canonical_uuid, parse
+from daemon.observe import audit, reading
 from daemon.observe.lines import MAX_LINE, encode, harmless
+from daemon.observe.summary import By, summarise
 from daemon.opening import components
 from daemon.processing.names import MAX_FILENAME, object_name, safe_filename
-from daemon.settings import Destination
+from daemon.settings import Amqp, Destination
+from pipeline import receipt
 from pipeline.destinations import below, webdav_answers
 from pipeline.destinations.s3_errors import of_body
 from pipeline.envelope import by_format
 from pipeline.envelope.age_keys import age_secrets
+from pipeline.envelope.keyfiles import SecretKey
 from pipeline.envelope.keys import crypt4gh_secret
+from pipeline.envelope.opening import MAGIC, open_sealed
 from pipeline.errors import (
     DestinationUnreachableError,
     EnvelopeError,
+    ReceiptError,
     RecipientError,
     SourceUnsafeError,
 )
 from pipeline.messages import DestinationSpec
 from tests.faults.cases import configs, info, keys, names, spool
 from tests.faults.cases import plans as said
+from tests.faults.cases.records import HEADERS, RECORDS
+from tests.faults.cases.sealed import PLAINTEXT, SEALED, SECRET
 
 Target = Callable[[bytes], None]
 
@@ -45,6 +59,10 @@ _KNOWN: Final = {
     )
 }
 _BYTES_OF_SIZE: Final = 2**63
+_QUEUES: Final = tuple(
+    Amqp(host="localhost", port=5672, user="u", password="p", celery=celery)
+    for celery in (None, True, False)
+)
 
 
 def check_upload(upload: Info) -> None:
@@ -184,6 +202,60 @@ def _no_passphrase() -> bytes:
     raise EnvelopeError("no passphrase")
 
 
+def fuzz_amqp(data: bytes) -> None:
+    """Messages of a broker: a byte that picks the settings, a key, a task, and the body."""
+    key, _, rest = data[1:].partition(b"\0")
+    task, _, body = rest.partition(b"\0")
+    settings = _QUEUES[data[0] % len(_QUEUES) if data else 0]
+    headers = {"task": task.decode("utf-8", "surrogateescape")} if task else None
+    try:
+        event = parse_message(body, key.decode("latin-1"), headers, settings)
+    except SpoolError as error:
+        check_shown(error.message)
+        return
+    assert event.hook in HOOKS
+    check_upload(event.upload)
+
+
+def fuzz_headers(data: bytes) -> None:
+    """Headers of the REST API's answers, and the ``.env`` file."""
+    text = data.decode("latin-1")
+    pause = retry_after(text, 1e9)
+    assert pause is None or 0 <= pause <= 3600
+    signer = Signer("key", "secret")
+    challenges = text.split("\n")
+    is_silent(challenges)
+    assert signer.stated_time(challenges) is None
+    with contextlib.suppress(AnswerNotSignedError):
+        signer.sign("GET", "http://localhost/", b"", "", 1).verify(text, b"", "")
+        raise AssertionError("a signature by nobody")
+    with contextlib.suppress(ValueError):
+        parse_env(text)
+
+
+def fuzz_records(data: bytes) -> None:
+    """Lines of the metrics log and the audit log, and receipts."""
+    records = [record for line in data.splitlines() if (record := reading.parse(line))]
+    for by in (None, *get_args(By)):
+        msgspec.json.encode(summarise(records, by))
+    with contextlib.suppress(ReceiptError):
+        receipt.to_dict(receipt.parse(data))
+    with tempfile.TemporaryDirectory(dir=_memory()) as directory:
+        file = Path(directory) / "audit.jsonl"
+        file.write_bytes(data)
+        with contextlib.suppress(audit.AuditBrokenError):
+            audit.verify(file)
+
+
+def fuzz_sealed(data: bytes) -> None:
+    """Sealed files: nothing opens but what was sealed."""
+    for kind in MAGIC.values():
+        with contextlib.suppress(EnvelopeError):
+            opened = b"".join(map(bytes, open_sealed(io.BytesIO(data), SecretKey(kind, SECRET))))
+            # By an edit list a Crypt4GH file may ask for less of it.
+            assert opened in PLAINTEXT
+
+
 def _memory() -> str | None:
     return "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108 - for speed alone
 
@@ -196,6 +268,10 @@ TARGETS: Final[dict[str, Target]] = {
     "metadata": fuzz_metadata,
     "config": fuzz_config,
     "keys": fuzz_keys,
+    "amqp": fuzz_amqp,
+    "headers": fuzz_headers,
+    "records": fuzz_records,
+    "sealed": fuzz_sealed,
 }
 
 SEEDS: Final[dict[str, list[bytes]]] = {
@@ -212,5 +288,15 @@ SEEDS: Final[dict[str, list[bytes]]] = {
     "keys": [
         case.text.encode("utf-8", "replace") for case in (*keys.CRYPT4GH, *keys.AGE, *keys.SECRETS)
     ],
+    "amqp": [
+        *(b"\0rustus.post-finish\0\0" + case.text for case in spool.CASES),
+        *(
+            b"\1celery\0rustus.post-finish\0[[" + case.text + b'],{},{"callbacks":null}]'
+            for case in spool.CASES
+        ),
+    ],
+    "headers": list(HEADERS),
+    "records": list(RECORDS),
+    "sealed": list(SEALED),
 }
 """Where a fuzzer starts from: the written cases."""

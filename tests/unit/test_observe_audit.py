@@ -90,6 +90,14 @@ def test_a_line_that_was_put_in_is_found(path: Path, place: int) -> None:
         verify(path)
 
 
+def test_a_line_that_nests_without_end_is_found(path: Path) -> None:
+    write(path, 4)
+    deep = '{"ts":"","why":' + "[" * 100_000 + "]" * 100_000 + "}\n"
+    path.write_text(path.read_text() + deep + deep.replace("{", " {"))
+    with pytest.raises(AuditBrokenError, match=":6:"):
+        verify(path)
+
+
 @settings(
     max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
 )

@@ -280,6 +280,16 @@ def test_lines_that_are_no_records_are_passed_over(tmp_path: Path, bad: bytes) -
     assert reader.unreadable == 1
 
 
+@pytest.mark.parametrize("name", ["delivery_seconds", "sent_bytes", "attempts"])
+def test_a_line_with_a_number_beyond_all_counting_is_no_record(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "metrics.jsonl"
+    told = '{"ts":"2026-01-01T12:00:0%d.000Z","event":"delivery","outcome":"ok","%s":%s}\n'
+    path.write_text(told % (0, name, "9" * 400) + told % (1, name, "1.7e308") + told % (2, name, 1))
+    reader = Reader()
+    assert summarise(reader.records([path])).lines == 1
+    assert reader.unreadable == 2
+
+
 def test_following_goes_along_with_rotation(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text("".join(line(f"2026-01-01T12:00:{second:02}.000Z") for second in range(20)))
