@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ssl
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from aiohttp import web
 
 from tests.peers import faulty
-from tests.peers.certificates import self_signed
 from tests.peers.dropoffd import Dropoffd
-from tests.peers.faulty import FaultyHttp, FaultyTcp, Meets, Spoil
+from tests.peers.faulty import FaultyHttp, Meets, Spoil
+from tests.peers.faulty_tcp import FaultyTcp
 from tests.peers.oracle import Folder
 from tests.peers.reference_api import ReferenceServer
 from tests.peers.scene import Recipient, Scene
+from tests.peers.tls import TlsBefore
 from tests.peers.tusd_files import pre_create
 
 pytestmark = [pytest.mark.peers, pytest.mark.timeout(120)]
@@ -74,55 +75,6 @@ def every_other(meets: Meets) -> Meets:
     return odd
 
 
-class TlsBefore:
-    """A server's TLS, on a port of its own. An async context manager."""
-
-    def __init__(self, directory: Path, port: int) -> None:
-        self.authority, key = self_signed(directory)
-        self.port = 0
-        self._to = port
-        self._context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        self._context.load_cert_chain(self.authority, key)
-        self._connections: set[asyncio.Task[None]] = set()
-
-    async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._context)
-        self.port = self._server.sockets[0].getsockname()[1]
-        return self
-
-    async def __aexit__(self, *exc: object) -> None:
-        self._server.close()
-        for task in self._connections:
-            task.cancel()
-        await asyncio.gather(*self._connections, return_exceptions=True)
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._connections.add(task)
-        upstream, back = await asyncio.open_connection("127.0.0.1", self._to)
-        ways = [
-            asyncio.create_task(_pass(reader, back)),
-            asyncio.create_task(_pass(upstream, writer)),
-        ]
-        try:
-            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            self._connections.discard(task)
-            for way in ways:
-                way.cancel()
-            await asyncio.gather(*ways, return_exceptions=True)
-            writer.transport.abort()
-            back.transport.abort()
-
-
-async def _pass(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with contextlib.suppress(OSError):
-        while piece := await reader.read(65_536):
-            writer.write(piece)
-            await writer.drain()
-
-
 @dataclass
 class World:
     """A daemon's way to the REST API: name, TCP, TLS, HTTP, and the scene that it works in."""
@@ -173,7 +125,7 @@ async def world(
 ) -> AsyncIterator[World]:
     async with (
         FaultyHttp(server.api.url) as http_proxy,
-        TlsBefore(directory, int(http_proxy.url.rsplit(":", 1)[1].rstrip("/"))) as tls,
+        TlsBefore(directory, urlsplit(http_proxy.url).port or 0) as tls,
         FaultyTcp("127.0.0.1", tls.port) as tcp,
     ):
         (directory / "store").mkdir()

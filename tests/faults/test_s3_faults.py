@@ -21,7 +21,8 @@ from pipeline.messages import DestinationSpec, VerifyMode
 from tests.peers import faulty
 from tests.peers.conveying import Line, LocalWorkers, line
 from tests.peers.deliveries import MIB, decrypted
-from tests.peers.faulty import FaultyHttp, FaultyTcp, Meets, Spoil, s3_error
+from tests.peers.faulty import FaultyHttp, Meets, Spoil, s3_error
+from tests.peers.faulty_tcp import FaultyTcp
 from tests.peers.hasty import make_hasty
 from tests.peers.places import Bucket, seaweedfs
 

@@ -1,7 +1,7 @@
-"""Proxies that spoil what passes, by named faults: one for HTTP, one for any bytes.
+"""A proxy that spoils HTTP exchanges, by named faults.
 
-Both run in the loop of the test, are told which faults to make while they run, and count those that
-they made. What isn't told passes unchanged (the Host header too, which S3 requests sign).
+It runs in the loop of the test, is told which faults to make while it runs, and counts those that
+it made. What isn't told passes unchanged (the Host header too, which S3 requests sign).
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ import contextlib
 import hashlib
 import socket
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import NamedTuple, Self
 from urllib.parse import urlsplit
 
@@ -273,6 +274,8 @@ class FaultyHttp:
         """Where the server is reached through here, the path of ``upstream`` included."""
         self.made = 0
         """Faults so far."""
+        self.passed: list[str] = []
+        """Requests that were answered well and unspoiled: method, path and query."""
         self.on_fault: Callable[[], object] | None = None
         self._path = parts.path
         self._planned: list[_Planned] = []
@@ -283,6 +286,10 @@ class FaultyHttp:
     def spoil(self, meets: Meets, fault: Spoil, times: int = 1) -> None:
         """Make a fault of the next requests that meet."""
         self._planned.append(_Planned(meets, fault, times))
+
+    def be_good(self) -> None:
+        """Make no more faults."""
+        self._planned.clear()
 
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(
@@ -308,7 +315,10 @@ class FaultyHttp:
                     self.on_fault()
                 return await planned.spoil(exchange)
         try:
-            return await exchange.give(await exchange.ask())
+            answered = await exchange.ask()
+            if answered.status < HTTPStatus.BAD_REQUEST:
+                self.passed.append(f"{request.method} {request.raw_path}")
+            return await exchange.give(answered)
         except (aiohttp.ClientError, ConnectionError):
             return exchange.hang_up()
 
@@ -320,143 +330,3 @@ class FaultyHttp:
         ) as answered:
             passed = {k: v for k, v in answered.headers.items() if k.lower() not in HOP}
             return Answer(answered.status, passed, await answered.read())
-
-
-class FaultyTcp:
-    """Stands before any server, e.g. of SSH. An async context manager.
-
-    Faults are of the connections: the next one that is made to here is spoiled.
-    """
-
-    def __init__(self, host: str, port: int) -> None:
-        self.port = 0
-        self.made = 0
-        self.on_fault: Callable[[], object] | None = None
-        self._upstream = (host, port)
-        self._planned: list[Callable[[_Pipe], None]] = []
-        self._server: asyncio.Server | None = None
-        self._connections: set[asyncio.Task[None]] = set()
-
-    def reset_after(self, count: int) -> None:
-        """Reset the next connection after ``count`` bytes from the client."""
-        self._planned.append(lambda pipe: pipe.end_after(count, reset=True))
-
-    def stall_after(self, count: int) -> None:
-        """Pass nothing more on after ``count`` bytes from the client."""
-        self._planned.append(lambda pipe: pipe.end_after(count, reset=False))
-
-    def drip(self, size: int, seconds: float) -> None:
-        """Pass on at most ``size`` bytes from the client each ``seconds``."""
-        self._planned.append(lambda pipe: pipe.slow_down(size, seconds))
-
-    async def refuse(self) -> None:
-        """Nobody listens any more, and what was connected is reset, until :meth:`listen`."""
-        self._fault()
-        await self._close()
-
-    async def listen(self) -> None:
-        """Take connections, at the same port as before."""
-        self._server = await asyncio.start_server(
-            self._serve, "127.0.0.1", self.port, reuse_address=True
-        )
-        self.port = self._server.sockets[0].getsockname()[1]
-
-    async def __aenter__(self) -> Self:
-        await self.listen()
-        return self
-
-    async def __aexit__(self, *exc: object) -> None:
-        await self._close()
-
-    async def _close(self) -> None:
-        server, self._server = self._server, None
-        if server is not None:
-            server.close()
-        for task in self._connections:
-            task.cancel()
-        await asyncio.gather(*self._connections, return_exceptions=True)
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._connections.add(task)
-        pipe = _Pipe(reader, writer, self._fault)
-        if self._planned:
-            self._planned.pop(0)(pipe)
-        try:
-            await pipe.run(*self._upstream)
-        except (OSError, asyncio.CancelledError):
-            pass  # one of both ended it, or we did
-        finally:
-            self._connections.discard(task)
-            pipe.reset()
-
-    def _fault(self) -> None:
-        self.made += 1
-        if self.made == 1 and self.on_fault is not None:
-            self.on_fault()
-
-
-class _Pipe:
-    """One connection."""
-
-    def __init__(
-        self,
-        reader: asyncio.StreamReader,
-        writer: asyncio.StreamWriter,
-        fault: Callable[[], None],
-    ) -> None:
-        self._reader = reader
-        self._writer = writer
-        self._fault = fault
-        self._left: int | None = None
-        self._reset = False
-        self._piece = 65_536
-        self._pause = 0.0
-
-    def end_after(self, count: int, *, reset: bool) -> None:
-        self._left = count
-        self._reset = reset
-
-    def slow_down(self, size: int, seconds: float) -> None:
-        self._piece, self._pause = size, seconds
-        self._fault()
-
-    async def run(self, host: str, port: int) -> None:
-        reader, writer = await asyncio.open_connection(host, port)
-        try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self._back(reader))
-                async for piece in self._forth():
-                    writer.write(piece)
-                    await writer.drain()
-                if writer.can_write_eof():
-                    writer.write_eof()
-        except* OSError:
-            pass
-        finally:
-            writer.close()
-
-    async def _forth(self) -> AsyncIterator[bytes]:
-        while piece := await self._reader.read(self._piece):
-            if self._left is not None:
-                self._left -= len(piece)
-                if self._left < 0:
-                    self._fault()
-                    if self._reset:
-                        raise ConnectionResetError
-                    await asyncio.Event().wait()
-            await asyncio.sleep(self._pause)
-            yield piece
-
-    async def _back(self, reader: asyncio.StreamReader) -> None:
-        while piece := await reader.read(65_536):
-            self._writer.write(piece)
-            await self._writer.drain()
-        self._writer.close()
-
-    def reset(self) -> None:
-        sock = self._writer.get_extra_info("socket")
-        with contextlib.suppress(OSError):
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
-        self._writer.transport.abort()
