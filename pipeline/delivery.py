@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Iterable
 
 from awscrt.checksums import combine_crc64nvme, crc64nvme
 
+from pipeline.buffers import Buffers, Room
 from pipeline.digests import Hasher, hasher
 from pipeline.envelope import SEGMENT, by_format
 from pipeline.messages import DigestName, Seal, Span, StoredPart
@@ -26,7 +27,7 @@ class SealedBody:
     """A part's sealed bytes, made while they are asked for; see :class:`destinations.base.Body`.
 
     Reads, seals and gives 512 KiB at a time, in the loop's thread: that is cheaper than to hand it
-    over to another one. Three buffers of that size are all it holds.
+    over to another one. One :class:`~pipeline.buffers.Room` is all it holds.
     """
 
     def __init__(
@@ -44,6 +45,8 @@ class SealedBody:
         self._span = span
         self._digest_name = digest
         self._at_end = at_end
+        self._buffers = Buffers()
+        self._room: Room | None = None
         self._wants_md5 = False
         self._crc = 0
         self._md5: bytes | None = None
@@ -74,10 +77,23 @@ class SealedBody:
         """Count an MD5 from the next iteration on."""
         self._wants_md5 = True
 
+    def borrow(self, buffers: Buffers) -> None:
+        """Take the next iteration's room from there; :meth:`release` gives it back."""
+        self._buffers = buffers
+
     async def count(self) -> None:
         """Seal all of it once, and give nothing."""
         async for _ in self._checked():
             pass
+
+    def release(self) -> None:
+        """Whoever took the last whole iteration has no use for its views any more.
+
+        Not to be called where a request failed: what is left of it may still be on its way.
+        """
+        if self._room is not None:
+            self._buffers.give(self._room)
+            self._room = None
 
     def __aiter__(self) -> AsyncIterator[memoryview]:
         """The bytes from their start."""
@@ -110,26 +126,25 @@ class SealedBody:
     async def _sealed(self, plaintext_hasher: Hasher | None) -> AsyncIterator[memoryview]:
         layout = by_format(self._seal.format)
         sealer = layout.sealer(self._seal.key, self._seal.size)
-        header = self._seal.header if self._span.offset == 0 else b""
-        room = min(CHUNK, self._span.length)
-        sealed_room = len(header) + layout.sealed_size(0, room) + SEGMENT
-        outs = [memoryview(bytearray(sealed_room)) for _ in range(2)]
-        inputs = [memoryview(bytearray(room))] if layout.seals else outs
+        if self._span.offset == 0 and self._seal.header:
+            yield memoryview(self._seal.header)
+        room = self._buffers.take(self._span.length)
+        inputs = (room.plain,) if layout.seals else room.outs
         offset, end, turn = self._span.offset, self._span.offset + self._span.length, 0
         while True:
-            out = outs[turn % 2]
-            out[: len(header)] = header
+            out = room.outs[turn % 2]
             plaintext = inputs[turn % len(inputs)][: min(CHUNK, end - offset)]
             await self._source.read_into(plaintext, offset)
             if plaintext_hasher is not None:
                 plaintext_hasher.update(plaintext)
             written = len(plaintext)
             if layout.seals:
-                written = sealer.seal_into(offset // SEGMENT, plaintext, out[len(header) :])
-            if len(header) + written:
-                yield out[: len(header) + written]
+                written = sealer.seal_into(offset // SEGMENT, plaintext, out)
             offset += len(plaintext)
-            turn += 1
-            header = b""
+            if offset >= end:
+                self._room = room  # before the last bytes leave, as in note()
+            if written:
+                yield out[:written]
             if offset >= end:
                 return
+            turn += 1

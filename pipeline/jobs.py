@@ -11,6 +11,7 @@ import msgspec
 
 from pipeline import messages as m
 from pipeline.blocking import in_executor, in_thread
+from pipeline.buffers import Buffers
 from pipeline.delivery import SealedBody
 from pipeline.destinations.base import Content, Destination, Learning, Sweeping
 from pipeline.digests import hasher
@@ -51,16 +52,20 @@ async def _begin(job: m.Begin, destination: Destination) -> m.Begun:
     return m.Begun(reference=reference, traits=destination.traits)
 
 
-async def send(job: SendingJob, destination: Destination, source: Source) -> m.Result:
+async def send(
+    job: SendingJob, destination: Destination, source: Source, buffers: Buffers
+) -> m.Result:
     """Do a job that seals bytes of the source."""
     match job:
         case m.Part():
-            return await _part(job, destination, source)
+            return await _part(job, destination, source, buffers)
         case m.Prove():
             body = SealedBody(source, job.seal, job.span)
+            body.borrow(buffers)
             part = await destination.prove_part(
                 job.target, job.reference, body.place, body, job.held
             )
+            body.release()
             return m.PartProved(part=part)
         case m.Whole():
             return await _whole(job, destination, source)
@@ -76,10 +81,15 @@ def _content(job: m.Finish) -> Content | None:
     return SealedContent(job.seal, cast("m.DigestName", name), lambda: expected)
 
 
-async def _part(job: m.Part, destination: Destination, source: Source) -> m.PartStored:
+async def _part(
+    job: m.Part, destination: Destination, source: Source, buffers: Buffers
+) -> m.PartStored:
     started = time.perf_counter()
-    body = SealedBody(source, job.seal, job.span, digest="blake3" if job.fingerprint else None)
+    digest: m.DigestName | None = "blake3" if job.fingerprint else None
+    body = SealedBody(source, job.seal, job.span, digest=digest)
+    body.borrow(buffers)
     part = await destination.put_part(job.target, job.reference, body.place, body)
+    body.release()
     if job.fingerprint:
         part = msgspec.structs.replace(part, plaintext=body.plaintext_digest)
     await in_thread(source.let_go, job.span.offset, job.span.length)

@@ -20,6 +20,7 @@ from typing import Final, NoReturn
 import msgspec
 
 from pipeline import jobs, libc, throttling
+from pipeline.buffers import Buffers
 from pipeline.channel import Channel, ChannelError, Order, result_channel
 from pipeline.crashpoints import CrashPoints
 from pipeline.destinations import open_destination
@@ -53,6 +54,9 @@ CLOSING: Final = 1.0
 """Seconds to say goodbye to storages before the process ends."""
 IDLE_AFTER: Final = 1.0
 """Seconds without a job after which free memory goes back to the system."""
+GARBAGE: Final = (20_000, 20, 50)
+"""When Python looks for cycles: hardly anything here refers to itself, and all is looked through
+once there is no job."""
 _PR_SET_PDEATHSIG: Final = 1
 
 
@@ -109,6 +113,7 @@ class Worker:
         self._channel = channel
         self._timetable = timetable
         self._destinations = destinations
+        self._buffers = Buffers()
         self._running: dict[int, asyncio.Task[None]] = {}
         self._tidying: asyncio.TimerHandle | None = None
 
@@ -141,6 +146,7 @@ class Worker:
 
     def _tidy(self) -> None:
         if not self._running:
+            self._buffers.clear()
             gc.collect()
             libc.call("malloc_trim", 0)
 
@@ -174,7 +180,8 @@ class Worker:
                 return Digested(digest=await jobs.plaintext_digest(source, job.digest, job.size))
             async with self._destinations.use(job.destination) as destination:
                 with throttling.noting() as notes:
-                    result = await jobs.send(job, self._paced(job, destination), source)
+                    paced = self._paced(job, destination)
+                    result = await jobs.send(job, paced, source, self._buffers)
         if notes.throttled and isinstance(result, PartStored | WholeStored):
             return msgspec.structs.replace(result, throttled=True)
         return result
@@ -236,6 +243,8 @@ def main() -> NoReturn:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     _die_with_parent()
     keep_to_ourselves()
+    gc.freeze()  # what was imported stays for good
+    gc.set_threshold(*GARBAGE)
     try:
         timetable = Timetable(int(sys.argv[2])) if len(sys.argv) > 2 else None  # noqa: PLR2004  # the one that may be missing
         asyncio.run(_serve(socket.socket(fileno=int(sys.argv[1])), timetable))

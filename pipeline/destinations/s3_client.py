@@ -264,6 +264,8 @@ class _Feed:
         self.error: DropoffError | None = None
 
     async def __aiter__(self) -> AsyncIterator[memoryview]:
+        # The request's head goes out with this: it would be copied together with a first view.
+        yield memoryview(b"")
         try:
             async for view in self._body:
                 yield view

@@ -11,6 +11,7 @@ from awscrt.checksums import crc64nvme
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.buffers import Buffers
 from pipeline.delivery import SealedBody, combined_crc
 from pipeline.destinations.base import Limits
 from pipeline.envelope import SEGMENT, by_format
@@ -148,3 +149,41 @@ async def test_a_file_cut_short_ends_the_body_with_an_error(tmp_path: Path) -> N
         pytest.raises(SourceChangedError),
     ):
         await read(SealedBody(source, seal, whole(seal)))
+
+
+async def test_room_that_was_given_back_is_used_again_and_no_other(tmp_path: Path) -> None:
+    (tmp_path / "data").write_bytes(os.urandom(2 * MIB))
+    seal = seal_of("crypt4gh", 2 * MIB)
+    buffers = Buffers()
+    with Source(os.open(tmp_path / "data", os.O_RDONLY)) as source:
+        failed, first, second = (SealedBody(source, seal, whole(seal)) for _ in range(3))
+        for body in (failed, first, second):
+            body.borrow(buffers)
+        # What is left of a request that failed, and may still go out.
+        kept = [view async for view in failed][-1]
+        sealed = bytes(kept)
+        await read(first)
+        assert bytes(kept) == sealed
+        given = first._room
+        first.release()
+        first.release()
+        async for _ in second:
+            if second._room is not None:
+                break  # as whoever has all the bytes that were to come
+        assert given is not None
+        assert second._room is given
+    assert bytes(kept) == sealed
+
+
+def test_rooms_of_small_bodies_are_not_kept() -> None:
+    buffers = Buffers()
+    small = buffers.take(SEGMENT)
+    buffers.give(small)
+    assert buffers.take(SEGMENT) is not small
+    large = buffers.take(8 * MIB)
+    assert len(large.plain) < MIB
+    buffers.give(large)
+    assert buffers.take(16 * MIB) is large
+    buffers.give(large)
+    buffers.clear()
+    assert buffers.take(16 * MIB) is not large

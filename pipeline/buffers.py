@@ -1,0 +1,51 @@
+"""What bodies are read and sealed in, kept from one part to the next.
+
+Half a mebibyte that is made anew is cleared by the kernel page by page when it is first touched,
+which costs as much as a sixth of sealing it.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from pipeline.envelope.base import segments_of
+from pipeline.parts import CHUNK, SEALING
+
+KEPT: Final = 4
+"""Rooms that a process keeps: as many as it has parts under way, and some."""
+
+
+class Room(NamedTuple):
+    """Where one body is made: read into ``plain``, sealed into each of ``outs`` in turn."""
+
+    plain: memoryview
+    outs: tuple[memoryview, memoryview]
+
+
+class Buffers:
+    """Rooms for bodies that have ended, for those that begin."""
+
+    def __init__(self) -> None:
+        self._free: list[Room] = []
+
+    def take(self, length: int) -> Room:
+        """A room for a body of ``length`` bytes of plaintext."""
+        if length < CHUNK:
+            return _made(length)
+        return self._free.pop() if self._free else _made(CHUNK)
+
+    def give(self, room: Room) -> None:
+        """Take a room back, in which nobody will look any more."""
+        if len(room.plain) == CHUNK and len(self._free) < KEPT:
+            self._free.append(room)
+
+    def clear(self) -> None:
+        """Keep none."""
+        self._free.clear()
+
+
+def _made(length: int) -> Room:
+    # An empty upload is one segment too in some formats, of nothing but its tag.
+    sealed = length + max(1, segments_of(length)) * SEALING
+    first, second = (memoryview(bytearray(sealed)) for _ in range(2))
+    return Room(memoryview(bytearray(length)), (first, second))
