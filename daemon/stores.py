@@ -7,10 +7,11 @@ the delivery that notices starts over, and the store is asked again.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import fcntl
 import hashlib
 import os
-import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -84,14 +85,13 @@ class StoreMemory:
 
     def _changed(self, change: _Change) -> dict[str, _Learned]:
         """Both `run` and `check` write: what the other one found out stays."""
-        found = change(self._read())
-        newest = sorted(found.items(), key=lambda item: item[1].at)[-MOST:]
-        found = dict(newest)
         try:
-            _replace(self._path, msgspec.json.format(msgspec.json.encode(found)))
+            with _only_one(self._path.parent):
+                found = _newest(change(self._read()))
+                _replace(self._path, msgspec.json.format(msgspec.json.encode(found)))
+                return found
         except OSError:
-            return found  # it is known at least until the next start
-        return found
+            return _newest(change(self._known))  # it is known at least until the next start
 
     def _read(self) -> dict[str, _Learned]:
         try:
@@ -110,14 +110,31 @@ def _fingerprint(spec: DestinationSpec) -> str:
     return hashlib.sha256(msgspec.json.encode(fields)).hexdigest()[:32]
 
 
+def _newest(found: dict[str, _Learned]) -> dict[str, _Learned]:
+    return dict(sorted(found.items(), key=lambda item: item[1].at)[-MOST:])
+
+
+@contextlib.contextmanager
+def _only_one(directory: Path) -> Iterator[None]:
+    """Nobody else writes here meanwhile, of any process. Blocks; raises OSError."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def _replace(path: Path, data: bytes) -> None:
     """Write a file so that readers see the old one or the new one. Raises OSError."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{FILE}-")
+    # One name: what a death leaves behind is removed by the next who writes.
+    fresh = path.with_name(f".{path.name}.new")
+    fresh.unlink(missing_ok=True)
+    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
     try:
         with os.fdopen(descriptor, "wb") as file:
-            os.fchmod(file.fileno(), 0o644)
             file.write(data)
-        Path(name).replace(path)
+        fresh.replace(path)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        fresh.unlink(missing_ok=True)
         raise

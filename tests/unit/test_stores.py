@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import msgspec
@@ -14,6 +18,15 @@ SPEC = DestinationSpec(
     name="far", type="s3", endpoint="https://s3.example", bucket="store", secret_key="hidden-key"
 )
 COUNTS = Traits(counts=True, conditional=True)
+DIES = """
+import asyncio, os, pathlib, signal, sys
+from daemon.stores import StoreMemory
+from pipeline.messages import DestinationSpec, Traits
+
+pathlib.Path.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+memory = StoreMemory(pathlib.Path(sys.argv[1]), lambda: 0.0)
+asyncio.run(memory.learn(DestinationSpec(name="far", type="s3"), Traits(counts=True)))
+"""
 
 
 async def loaded(state: Path, now: float = 0.0) -> StoreMemory:
@@ -87,3 +100,11 @@ async def test_a_directory_that_cannot_be_written_stops_nothing(tmp_path: Path) 
     memory = await loaded(tmp_path / "missing")
     await memory.learn(SPEC, COUNTS)
     assert memory.known(SPEC) == COUNTS
+
+
+def test_what_a_death_amid_writing_left_behind_does_not_stay(tmp_path: Path) -> None:
+    died = subprocess.run([sys.executable, "-c", DIES, str(tmp_path)], check=False)
+    assert died.returncode == -signal.SIGKILL
+    assert list(tmp_path.iterdir())
+    asyncio.run(StoreMemory(tmp_path, lambda: 0.0).learn(SPEC, COUNTS))
+    assert [path.name for path in tmp_path.iterdir()] == [FILE]
