@@ -35,6 +35,7 @@ from daemon.observe.prometheus import CONTENT_TYPE
 from daemon.ports import Clock
 from daemon.processing.conductor import Conductor
 from daemon.processing.context import Context
+from daemon.processing.receipts import ReceiptFiles
 from daemon.scheduling.slots import Slots
 from daemon.settings import Settings
 from daemon.sources import FileSources
@@ -115,7 +116,10 @@ class Service:
             broker=broker,
             sources=points.watched(
                 FileSources(
-                    settings.uploads.info_directory, settings.uploads.roots, partials.remove
+                    settings.uploads.info_directory,
+                    settings.uploads.roots,
+                    partials.remove,
+                    reached=points.reached,
                 ),
                 "sources",
             ),
@@ -128,6 +132,7 @@ class Service:
             ),
             metrics=metrics,
             audit=points.watched(AuditLog(settings.state / "audit.jsonl", clock=clock), "audit"),
+            receipts=points.watched(ReceiptFiles(settings.state / "receipts"), "receipts"),
             settings=settings,
             clock=clock,
             backoff=Backoff(FIRST_PAUSE, LONGEST_PAUSE),
@@ -140,7 +145,7 @@ class Service:
         if client is not None:
             outbox = Outbox(journal, client, metrics, clock)
             journal.listen(outbox)
-        intake = Intake(settings, journal, metrics, clock)
+        intake = Intake(settings, journal, metrics, clock, reached=points.reached)
         board = StatusBoard(
             journal=journal,
             settings=settings,

@@ -16,6 +16,7 @@ from daemon.opening import (
     remove_source,
     sync_removal,
 )
+from pipeline.crashpoints import Reached, nowhere
 from pipeline.errors import SourceMissingError, SourceUnavailableError
 
 
@@ -26,6 +27,7 @@ class FileSources:
         info_directory: Where the ``.info`` files are.
         roots: Further directories that absolute paths may lie in.
         remove_partials: Removes what a concatenation was put together from.
+        reached: Is told of each removal, for tests that have us die there.
     """
 
     def __init__(
@@ -33,10 +35,13 @@ class FileSources:
         info_directory: Path,
         roots: Sequence[Path] = (),
         remove_partials: Callable[[Upload], Awaitable[None]] | None = None,
+        *,
+        reached: Reached = nowhere,
     ) -> None:
         self._info_directory = info_directory
         self._roots = tuple(roots)
         self._remove_partials = remove_partials
+        self._reached = reached
 
     async def open(self, upload: Upload) -> OpenedSource:
         """The upload's file, open for reading.
@@ -69,7 +74,9 @@ class FileSources:
         try:
             ours = remove_source(Path(upload.directory), upload.path, upload.identity, self._roots)
             if ours:
+                self._reached("after sources.remove_data")
                 self._remove_info(upload.info_path)
+                self._reached("after sources.remove_info")
                 self._sync(upload)
         except OSError as error:
             raise _unavailable(error) from error

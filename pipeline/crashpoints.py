@@ -1,7 +1,8 @@
 """Dying at a named step, on purpose: how it is proved that no death loses anything.
 
 Every call that crosses one of the watched borders is two steps, ``before <part>.<method>`` and
-``after <part>.<method>``. Three environment variables, for tests and for nothing else:
+``after <part>.<method>``; a part that does several things to the disk in one of them names each.
+Three environment variables, for tests and for nothing else:
 
 * ``DROPOFFD_CRASH_AT``: ``<step>#<n>``; the process kills itself when it gets there the n-th time;
 * ``DROPOFFD_CRASH_MARK``: a file that is made first; where it exists already, nobody dies;
@@ -15,14 +16,20 @@ import inspect
 import os
 import signal
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeVar, cast
 
 Part = TypeVar("Part")
+Reached = Callable[[str], None]
+"""Is told of a step."""
 
 AT: Final = "DROPOFFD_CRASH_AT"
 MARK: Final = "DROPOFFD_CRASH_MARK"
 TRACE: Final = "DROPOFFD_CRASH_TRACE"
+
+
+def nowhere(step: str) -> None:
+    """A step that nobody dies at."""
 
 
 class CrashPoints:

@@ -14,6 +14,7 @@ from daemon.intake.spool import Spool
 from daemon.journal.protocol import IntakeJournal
 from daemon.ports import Clock, Metrics
 from daemon.settings import Settings
+from pipeline.crashpoints import Reached, nowhere
 
 if TYPE_CHECKING:
     from daemon.intake.amqp import AmqpHooks
@@ -28,6 +29,8 @@ class Intake:
         journal: IntakeJournal,
         metrics: Metrics,
         clock: Clock = time.time,
+        *,
+        reached: Reached = nowhere,
     ) -> None:
         pipeline = settings.pipeline
         self._finder = Finder(
@@ -37,7 +40,7 @@ class Intake:
             clock,
             follow_after=pipeline.follow_after if pipeline.follow else math.inf,
         )
-        self._spool = Spool(settings.spool, self._finder, metrics)
+        self._spool = Spool(settings.spool, self._finder, metrics, reached)
         self._amqp: AmqpHooks | None = None
         if settings.hooks.amqp is not None:
             from daemon.intake.amqp import AmqpHooks  # noqa: PLC0415 - its library is optional

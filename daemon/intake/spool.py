@@ -25,6 +25,7 @@ from daemon.intake.info import MAX_INFO
 from daemon.intake.watch import Watcher
 from daemon.opening import open_source
 from daemon.ports import Metrics
+from pipeline.crashpoints import Reached, nowhere
 from pipeline.errors import DropoffError, SourceMissingError, SourceUnsafeError
 
 log = structlog.get_logger()
@@ -59,15 +60,19 @@ class Spool:
         directory: The spool; ``tmp/``, ``new/`` and ``failed/`` are made in it.
         lookout: Gets the hints.
         metrics: Gets a ``hook`` line for each file.
+        reached: Is told of each removal, for tests that have us die there.
     """
 
-    def __init__(self, directory: Path, lookout: Lookout, metrics: Metrics) -> None:
+    def __init__(
+        self, directory: Path, lookout: Lookout, metrics: Metrics, reached: Reached = nowhere
+    ) -> None:
         self.failed = 0
         """Files that could not be understood since the start."""
         self.problem: str | None = None
         """Why the spool can't be worked on at the moment."""
         self._directory = directory
         self._lookout = lookout
+        self._reached = reached
         self._metrics = metrics
         self._wake = asyncio.Event()
         self._stuck: dict[str, float] = {}
@@ -151,7 +156,9 @@ class Spool:
         for each in batch:
             try:
                 if isinstance(each.event, Event):
+                    self._reached("before spool.remove")
                     (self._directory / "new" / each.name).unlink(missing_ok=True)
+                    self._reached("after spool.remove")
                 elif isinstance(each.event, SpoolError):
                     self._put_aside(each.name, each.event)
                 elif isinstance(each.event, OSError):
@@ -181,7 +188,9 @@ class Spool:
         except OSError:
             reason.unlink(missing_ok=True)
             raise
+        self._reached("before spool.put_aside")
         (self._directory / "new" / name).rename(failed / target)
+        self._reached("after spool.put_aside")
 
     def _record(self, read: _Read) -> None:
         match read.event:

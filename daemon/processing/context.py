@@ -12,6 +12,7 @@ from daemon.journal.model import Identity, Upload
 from daemon.journal.protocol import ProcessingJournal
 from daemon.plan import Broker
 from daemon.ports import Audit, Clock, Metrics, Workers
+from daemon.processing.receipts import ReceiptFiles
 from daemon.scheduling.slots import Slots
 from daemon.settings import Settings
 from daemon.stores import StoreMemory
@@ -79,6 +80,7 @@ class Context:
     slots: Slots
     metrics: Metrics
     audit: Audit
+    receipts: ReceiptFiles
     settings: Settings
     clock: Clock
     backoff: Backoff

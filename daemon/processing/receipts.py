@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -40,9 +41,15 @@ def make_receipt(
     )
 
 
-def keep_receipt(directory: Path, receipt: receipts.Receipt) -> None:
-    """Write the receipt's file; blocks. Raises StateFullError where that fails."""
-    try:
-        receipts.write(directory, receipt)
-    except OSError as error:
-        raise StateFullError(f"the receipt can't be written: {error.strerror}") from error
+class ReceiptFiles:
+    """The directory that keeps them."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    async def keep(self, receipt: receipts.Receipt) -> None:
+        """Write the receipt's file, durably. Raises StateFullError where that fails."""
+        try:
+            await asyncio.to_thread(receipts.write, self._directory, receipt)
+        except OSError as error:
+            raise StateFullError(f"the receipt can't be written: {error.strerror}") from error

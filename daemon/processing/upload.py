@@ -25,7 +25,7 @@ from daemon.processing.follow import Follower
 from daemon.processing.growth import take_in
 from daemon.processing.past import is_trusted, is_unchanged, throw_away
 from daemon.processing.prepare import WHOLE_LIMIT, announce, check_size, prepare
-from daemon.processing.receipts import keep_receipt, make_receipt
+from daemon.processing.receipts import make_receipt
 from daemon.scheduling.places import Places
 from daemon.tasks import run_all
 from pipeline import receipt as receipts
@@ -212,7 +212,7 @@ class UploadRun:
     ) -> None:
         now = self._context.clock()
         receipt = make_receipt(upload, envelope, deliveries, now)
-        await asyncio.to_thread(keep_receipt, self._context.settings.state / "receipts", receipt)
+        await self._context.receipts.keep(receipt)
         await self._journal.stored(upload.id, receipts.to_dict(receipt), now)
         self._record(upload, "ok", None)
         self._log.info("upload_stored", size_bytes=upload.size)

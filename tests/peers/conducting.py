@@ -15,6 +15,7 @@ from daemon.journal.sqlite import SqliteJournal
 from daemon.plan import Announcing, Plan, PlannedDestination
 from daemon.processing.conductor import Conductor
 from daemon.processing.context import Context
+from daemon.processing.receipts import ReceiptFiles
 from daemon.scheduling.slots import Slots
 from daemon.settings import Api, Hooks, Pipeline, Settings, Uploads
 from pipeline.envelope import keys
@@ -159,6 +160,7 @@ class Bench:
             slots=Slots(4),
             metrics=self.metrics,
             audit=QuietAudit(),
+            receipts=ReceiptFiles(self.settings.state / "receipts"),
             settings=self.settings,
             clock=lambda: self.now,
             backoff=Backoff(0.01, 0.02),

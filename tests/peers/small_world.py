@@ -26,6 +26,7 @@ from daemon.journal.sqlite import SqliteJournal
 from daemon.plan import Announcing, Plan, PlannedDestination
 from daemon.processing.conductor import Conductor
 from daemon.processing.context import Context
+from daemon.processing.receipts import ReceiptFiles
 from daemon.scheduling.slots import Slots
 from daemon.settings import Api, Hooks, Pipeline, Settings, Uploads
 from daemon.sources import FileSources
@@ -172,6 +173,7 @@ class World:
             slots=Slots(4),
             metrics=metrics,
             audit=QuietAudit(),
+            receipts=ReceiptFiles(self.directory / "receipts"),
             settings=self.settings,
             clock=clock,
             backoff=Backoff(0.001, 0.002),
