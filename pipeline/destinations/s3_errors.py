@@ -12,7 +12,7 @@ import aiohttp
 from botocore import exceptions as boto
 
 from pipeline.destinations.retry import asked_to_wait
-from pipeline.destinations.wording import printable, reason
+from pipeline.destinations.wording import insecure, printable, reason
 from pipeline.errors import (
     DestinationError,
     DestinationRefusedError,
@@ -180,7 +180,7 @@ def of_transport(error: Exception) -> DestinationError:
     if isinstance(error, TimeoutError | boto.ConnectTimeoutError | boto.ReadTimeoutError):
         return DestinationUnreachableError("the store didn't answer in time")
     if isinstance(error, ssl.SSLError | boto.SSLError | aiohttp.ClientSSLError):
-        return DestinationUnreachableError("no secure connection: the certificate isn't trusted")
+        return DestinationUnreachableError(insecure(error))
     said = reason(error)
     return DestinationUnreachableError(
         f"no connection, or one that broke: {type(error).__name__}" + (f" ({said})" * bool(said))

@@ -18,8 +18,8 @@ from pipeline.delivery import combined_crc
 from pipeline.destinations import below, crc, sftp_files
 from pipeline.destinations.base import Body, Content, PartPlace, Readable
 from pipeline.destinations.remote import sftp_root
-from pipeline.destinations.sftp_client import SftpClient
-from pipeline.destinations.sftp_files import Session, SftpFile, Sums, holds, is_file, look
+from pipeline.destinations.sftp_client import Session, SftpClient
+from pipeline.destinations.sftp_files import SftpFile, Sums, holds, is_file, look
 from pipeline.errors import (
     DestinationError,
     DestinationRefusedError,
@@ -139,7 +139,7 @@ class SftpDestination:
         async def finish(session: Session) -> StoredObject:
             with contextlib.suppress(ForgottenError):  # perhaps it has its name already
                 async with sftp_files.unfinished(session, names.hidden, asyncssh.FXF_WRITE) as file:
-                    await sftp_files.sync(file)
+                    await sftp_files.sync(file, expected.size)
             return await self._finish(session, target, expected, content)
 
         return await self._client.run(finish)
@@ -155,7 +155,7 @@ class SftpDestination:
             await self._make_directories(session, names)
             async with sftp_files.made(session, names.hidden) as file:
                 await sftp_files.write(session, file, body, 0)
-                await sftp_files.sync(file)
+                await sftp_files.sync(file, body.size)
             return await self._finish(session, target, Sums(body.size, body.crc64nvme), content)
 
         try:
@@ -304,8 +304,11 @@ class SftpDestination:
             raise DestinationUnreachableError(f"{self._base or '.'} is no directory on the server")
         for directory in names.directories:
             if not await session.isdir(directory):
-                with contextlib.suppress(asyncssh.SFTPFailure, asyncssh.SFTPFileAlreadyExists):
-                    await session.mkdir(directory, _DIRECTORY)  # another may be faster
+                try:
+                    await session.mkdir(directory, _DIRECTORY)
+                except (asyncssh.SFTPFailure, asyncssh.SFTPFileAlreadyExists):
+                    if not await session.isdir(directory):  # another may have been faster
+                        raise
 
     def _names(self, name: str, upload: str) -> _Names:
         directories, last = below.components(name)

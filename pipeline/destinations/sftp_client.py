@@ -1,4 +1,8 @@
-"""One connection to an SFTP server, made when it is needed and again when it broke."""
+"""One connection to an SFTP server, made when it is needed and again when it broke.
+
+SSH asks by itself whether the other side lives; but sshd answers that, while what is behind it may
+hang on a disk that is gone. So each request has its time.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +23,8 @@ from pipeline.messages import DestinationSpec
 CONNECT_TIMEOUT: Final = 20.0
 """Seconds until the server has let us in."""
 ALIVE_INTERVAL: Final = 30.0
+SILENCE_TIMEOUT: Final = 120.0
+"""Seconds without an answer."""
 
 _CIPHERS: Final = (
     # AES in hardware costs half of what ChaCha20 does; what is sent is sealed in any case.
@@ -28,7 +34,61 @@ _CIPHERS: Final = (
 _NO_KEY: Final = (asyncssh.KeyImportError, asyncssh.KeyEncryptionError)
 _KEY_TYPES: Final = ("ssh-", "ecdsa-", "sk-")
 
+_NO_ATTRIBUTES: Final = asyncssh.SFTPAttrs()
+
 T = TypeVar("T")
+
+
+class Session:
+    """A session whose requests are answered in time, or raise TimeoutError.
+
+    Paths are absolute, or below where the user starts.
+    """
+
+    def __init__(self, session: asyncssh.SFTPClient) -> None:
+        self._session = session
+
+    @property
+    def limits(self) -> asyncssh.SFTPLimits:
+        """What the server takes at once."""
+        return self._session.limits
+
+    async def open(
+        self, path: str, flags: int, attributes: asyncssh.SFTPAttrs = _NO_ATTRIBUTES
+    ) -> asyncssh.SFTPClientFile:
+        """A file of bytes."""
+        return await _in_time(
+            self._session.open(path, flags, attributes, encoding=None, block_size=0)
+        )
+
+    async def lstat(self, path: str) -> asyncssh.SFTPAttrs:
+        """What stands there, links not followed."""
+        return await _in_time(self._session.lstat(path))
+
+    async def isdir(self, path: str) -> bool:
+        """Whether a directory is there."""
+        return await _in_time(self._session.isdir(path))
+
+    async def mkdir(self, path: str, attributes: asyncssh.SFTPAttrs) -> None:
+        """Make a directory."""
+        await _in_time(self._session.mkdir(path, attributes))
+
+    async def remove(self, path: str) -> None:
+        """Remove a file."""
+        await _in_time(self._session.remove(path))
+
+    async def rename(self, path: str, to: str) -> None:
+        """Give a file another name, which none has."""
+        await _in_time(self._session.rename(path, to))
+
+    async def posix_rename(self, path: str, to: str) -> None:
+        """Likewise, in place of what has it."""
+        await _in_time(self._session.posix_rename(path, to))
+
+
+async def _in_time(request: Awaitable[T]) -> T:
+    async with asyncio.timeout(SILENCE_TIMEOUT):
+        return await request
 
 
 class SftpClient:
@@ -41,9 +101,9 @@ class SftpClient:
         self._spec = spec
         self._opening = asyncio.Lock()
         self._connection: asyncssh.SSHClientConnection | None = None
-        self._session: asyncssh.SFTPClient | None = None
+        self._session: Session | None = None
 
-    async def run(self, work: Callable[[asyncssh.SFTPClient], Awaitable[T]]) -> T:
+    async def run(self, work: Callable[[Session], Awaitable[T]]) -> T:
         """Do some work on the server. Short disturbances are waited out; then it starts anew."""
         return await steadily(lambda: self._once(work))
 
@@ -56,7 +116,7 @@ class SftpClient:
                 await connection.wait_closed()
 
     @contextlib.asynccontextmanager
-    async def session(self) -> AsyncGenerator[asyncssh.SFTPClient]:
+    async def session(self) -> AsyncGenerator[Session]:
         """The session, for one try of some work."""
         session = None
         try:
@@ -68,17 +128,17 @@ class SftpClient:
                 await self.aclose()
             raise sftp_errors.of(error) from None
 
-    async def _once(self, work: Callable[[asyncssh.SFTPClient], Awaitable[T]]) -> T:
+    async def _once(self, work: Callable[[Session], Awaitable[T]]) -> T:
         async with self.session() as session:
             return await work(session)
 
-    async def _opened(self) -> asyncssh.SFTPClient:
+    async def _opened(self) -> Session:
         async with self._opening:
             if self._session is None or self._connection is None or self._connection.is_closed():
                 await self.aclose()
                 self._connection = await self._connect()
                 async with asyncio.timeout(CONNECT_TIMEOUT):
-                    self._session = await self._connection.start_sftp_client()
+                    self._session = Session(await self._connection.start_sftp_client())
             return self._session
 
     async def _connect(self) -> asyncssh.SSHClientConnection:

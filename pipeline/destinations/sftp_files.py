@@ -18,23 +18,22 @@ from awscrt.checksums import crc64nvme
 
 from pipeline.destinations import below, sftp_errors
 from pipeline.destinations.base import Body, Content
-from pipeline.destinations.sftp_client import SftpClient
+from pipeline.destinations.sftp_client import SILENCE_TIMEOUT, Session, SftpClient
 from pipeline.errors import ForgottenError, VerificationError
 from pipeline.readback import ReadBack
 
-SILENCE_TIMEOUT: Final = 120.0
-"""Seconds without an answer."""
 CLOSE_TIMEOUT: Final = 5.0
-"""Likewise, after something went wrong already."""
+"""Seconds without an answer, after something went wrong already."""
+SLOWEST: Final = 20 * 1000**2
+"""Bytes a second that a server's disk takes at least."""
 IN_FLIGHT: Final = 4 * 1024 * 1024
 """Bytes that are under way for one part, or one file that is read."""
 LONGEST_BLOCK: Final = 256 * 1024
 MISSING: Final = (asyncssh.SFTPNoSuchFile, asyncssh.SFTPNoSuchPath)
 
 _FILE: Final = asyncssh.SFTPAttrs(permissions=below.FILE_MODE)
-_NO_ATTRIBUTES: Final = asyncssh.SFTPAttrs()
+_ANY: Final = asyncssh.SFTPAttrs()
 
-Session = asyncssh.SFTPClient
 File = asyncssh.SFTPClientFile
 Attributes = asyncssh.SFTPAttrs
 T = TypeVar("T")
@@ -61,10 +60,11 @@ async def remove(session: Session, path: str) -> None:
         await session.remove(path)
 
 
-async def sync(file: File) -> None:
-    """Have it on the server's disk, where the server can be asked for that."""
+async def sync(file: File, size: int) -> None:
+    """Have it, all ``size`` bytes, on the server's disk, where the server can be asked for that."""
     with contextlib.suppress(asyncssh.SFTPOpUnsupported):
-        await file.fsync()
+        async with asyncio.timeout(SILENCE_TIMEOUT + size / SLOWEST):
+            await file.fsync()
 
 
 def is_file(standing: Attributes) -> bool:
@@ -153,13 +153,10 @@ class SftpFile:
 
 @contextlib.asynccontextmanager
 async def opened(
-    session: Session,
-    path: str,
-    flags: int,
-    attributes: Attributes = _NO_ATTRIBUTES,
+    session: Session, path: str, flags: int, attributes: Attributes = _ANY
 ) -> AsyncGenerator[File]:
     """An open file. A server may tell only when it is closed that a write failed."""
-    file = await session.open(path, flags, attributes, encoding=None, block_size=0)
+    file = await session.open(path, flags, attributes)
     try:
         yield file
     except BaseException:

@@ -303,7 +303,7 @@ async def _good(answer: aiohttp.ClientResponse) -> Answer:
         pieces.append(piece)
     body = b"".join(pieces)
     if not HTTPStatus.OK <= answer.status < HTTPStatus.MULTIPLE_CHOICES:
-        raise webdav_errors.of_answer(answer.status, body)
+        raise webdav_errors.of_answer(answer.status, body, answer.headers.get("Retry-After"))
     return Answer(status=answer.status, headers=answer.headers, body=body)
 
 

@@ -10,7 +10,8 @@ from typing import Final
 
 import aiohttp
 
-from pipeline.destinations.wording import printable, reason
+from pipeline.destinations.retry import asked_to_wait
+from pipeline.destinations.wording import insecure, printable, reason
 from pipeline.errors import (
     DestinationError,
     DestinationRefusedError,
@@ -55,8 +56,8 @@ _BY_STATUS: Final[dict[int, type[DestinationError]]] = {
 }
 
 
-def of_answer(status: int, body: bytes) -> DestinationError:
-    """The error that an answer stands for."""
+def of_answer(status: int, body: bytes, retry_after: str | None = None) -> DestinationError:
+    """The error that an answer stands for; ``retry_after`` is its header of that name."""
     kind = _BY_STATUS.get(status)
     if kind is None:
         server = status >= HTTPStatus.INTERNAL_SERVER_ERROR
@@ -64,7 +65,12 @@ def of_answer(status: int, body: bytes) -> DestinationError:
     said = _message(body)
     if HTTPStatus.MULTIPLE_CHOICES <= status < HTTPStatus.BAD_REQUEST:
         said = "it sends us elsewhere, where no password is sent to"
-    return kind(f"the server answered {status}" + (f": {said}" if said else ""))
+    said = f"the server answered {status}" + (f": {said}" if said else "")
+    pause = asked_to_wait(retry_after)
+    busy = status == HTTPStatus.SERVICE_UNAVAILABLE and pause is not None
+    if busy or status == HTTPStatus.TOO_MANY_REQUESTS:
+        return DestinationUnreachableError(said, throttled=True, retry_after=pause)
+    return kind(said)
 
 
 def of_transport(error: Exception) -> DestinationError:
@@ -72,7 +78,7 @@ def of_transport(error: Exception) -> DestinationError:
     if isinstance(error, TimeoutError):
         return DestinationUnreachableError("the server didn't answer in time")
     if isinstance(error, ssl.SSLError | aiohttp.ClientSSLError):
-        return DestinationUnreachableError("no secure connection: the certificate isn't trusted")
+        return DestinationUnreachableError(insecure(error))
     said = reason(error)
     return DestinationUnreachableError(
         f"no connection, or one that broke: {type(error).__name__}" + (f" ({said})" if said else "")

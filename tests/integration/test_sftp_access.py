@@ -14,6 +14,7 @@ import pytest_asyncio
 from pipeline.destinations import open_destination, sftp_files
 from pipeline.destinations.base import PartPlace
 from pipeline.destinations.sftp import SftpDestination
+from pipeline.destinations.sftp_client import Session
 from pipeline.errors import (
     DestinationRefusedError,
     DestinationUnreachableError,
@@ -261,7 +262,7 @@ def blind_to(name: str) -> object:
     look = sftp_files.look
     seen: list[str] = []
 
-    async def looked(session: sftp_files.Session, path: str) -> object:
+    async def looked(session: Session, path: str) -> object:
         if path.endswith(f"/{name}") and not seen:
             seen.append(path)
             return None

@@ -12,6 +12,7 @@ import pytest
 from aiohttp import web
 
 from pipeline.destinations import open_destination
+from pipeline.destinations.retry import TRIES
 from pipeline.destinations.webdav import WebDavDestination
 from pipeline.errors import (
     DestinationError,
@@ -125,6 +126,25 @@ async def test_an_answer_has_its_code(status: int, kind: type[DestinationError])
             await put(spec)
     assert type(caught.value) is kind
     assert "s3cr3t" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("status", "asked"), [(429, None), (429, "90"), (503, "90")])
+async def test_a_server_that_wants_less_is_left_alone_for_as_long_as_it_asks(
+    status: int, asked: str | None
+) -> None:
+    requests = 0
+
+    async def busy(_: web.Request) -> web.StreamResponse:
+        nonlocal requests
+        requests += 1
+        return web.Response(status=status, headers={"Retry-After": asked} if asked else {})
+
+    async with answering(busy) as spec:
+        with pytest.raises(DestinationUnreachableError) as caught:
+            await put(spec)
+    assert caught.value.throttled
+    assert caught.value.retry_after == (float(asked) if asked else None)
+    assert requests == (1 if asked else TRIES)
 
 
 async def test_a_web_server_that_is_none_of_webdav_is_refused() -> None:

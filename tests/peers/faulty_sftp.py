@@ -106,6 +106,8 @@ class FaultySftp:
         """Faults so far."""
         self.passed: list[tuple[str, int]] = []
         """Requests that were done unspoiled, and of those to write, where."""
+        self.opened: list[Any] = []
+        """Files: what hangs is never told to close its own."""
         self._planned: list[_Planned] = []
         self._key = directory / "client_key"
         self._authorized = directory / "authorized_keys"
@@ -156,6 +158,8 @@ class FaultySftp:
 
     async def __aexit__(self, *exc: object) -> None:
         self._server.close()
+        for file in self.opened:
+            file.close()
 
     async def answer(self, operation: str, ask: Ask, at: SSHConnection, place: int) -> Any:  # noqa: ANN401  # whatever the request is answered with
         """Do it, or make the fault that is planned."""
@@ -173,7 +177,11 @@ def _spoiled(operation: str) -> Callable[..., Awaitable[Any]]:
     async def request(self: _Server, *arguments: Any) -> Any:  # noqa: ANN401  # passed on
         async def ask() -> Any:  # noqa: ANN401  # likewise
             answered = getattr(asyncssh.SFTPServer, operation)(self, *arguments)
-            return await answered if inspect.isawaitable(answered) else answered
+            if inspect.isawaitable(answered):
+                answered = await answered
+            if operation == "open":
+                self.peer.opened.append(answered)
+            return answered
 
         place = arguments[1] if operation == "write" else 0
         return await self.peer.answer(operation, ask, self.at, place)
