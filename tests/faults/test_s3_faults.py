@@ -51,6 +51,7 @@ PASSING: dict[str, tuple[Meets, Spoil]] = {
     "500 after the last byte": (PART, faulty.answer(500)),
     "500 though it is done": (PART, faulty.done_but(500)),
     "503 SlowDown with Retry-After": (PART, s3_error(503, "SlowDown", Retry_After="1")),
+    "429 with Retry-After": (PART, s3_error(429, "TooManyRequests", Retry_After="1")),
     "403 ExpiredToken": (PART, s3_error(403, "ExpiredToken")),
     "wrong ETag": (PART, faulty.other_header("ETag", '"0123456789abcdef0123456789abcdef"')),
     "wrong checksum header": (
@@ -70,6 +71,7 @@ PASSING: dict[str, tuple[Meets, Spoil]] = {
     "half an answer to complete": (COMPLETE, faulty.half_answer()),
     "an answer to complete in drips": (COMPLETE, faulty.slow_answer()),
     "lost answer to complete": (COMPLETE, faulty.lost_answer()),
+    "429 at complete": (COMPLETE, s3_error(429, "TooManyRequests")),
     "SlowDown at complete": (COMPLETE, s3_error(503, "SlowDown", Retry_After="1")),
 }
 """What happens once, and must not be seen in the end."""

@@ -24,7 +24,8 @@ def self_signed(
 ) -> tuple[Path, Path]:
     """A certificate for ``host`` that signs itself, and its key: ``file`` with suffixes."""
     key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "a server of the tests")])
+    # Who trusts several of them finds each by its name.
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, f"{file} of the tests")])
     address = x509.SubjectAlternativeName([_name(host)])
     now = datetime.now(UTC)
     made = (

@@ -69,6 +69,8 @@ class TlsBefore:
         ]
         try:
             await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            pass  # we end it
         finally:
             self._connections.discard(task)
             for way in ways:
