@@ -60,13 +60,7 @@ async def send(
         case m.Part():
             return await _part(job, destination, source, buffers)
         case m.Prove():
-            body = SealedBody(source, job.seal, job.span)
-            body.borrow(buffers)
-            part = await destination.prove_part(
-                job.target, job.reference, body.place, body, job.held
-            )
-            body.release()
-            return m.PartProved(part=part)
+            return await _prove(job, destination, source, buffers)
         case m.Whole():
             return await _whole(job, destination, source)
 
@@ -81,6 +75,19 @@ def _content(job: m.Finish) -> Content | None:
     return SealedContent(job.seal, cast("m.DigestName", name), lambda: expected)
 
 
+async def _prove(
+    job: m.Prove, destination: Destination, source: Source, buffers: Buffers
+) -> m.PartProved:
+    digest: m.DigestName | None = "blake3" if job.fingerprint else None
+    body = SealedBody(source, job.seal, job.span, digest=digest)
+    body.borrow(buffers)
+    part = await destination.prove_part(job.target, job.reference, body.place, body, job.held)
+    body.release()
+    if part is not None and job.fingerprint:
+        part = msgspec.structs.replace(part, plaintext=body.plaintext_digest)
+    return m.PartProved(part=part)
+
+
 async def _part(
     job: m.Part, destination: Destination, source: Source, buffers: Buffers
 ) -> m.PartStored:
@@ -92,7 +99,7 @@ async def _part(
     body.release()
     if job.fingerprint:
         part = msgspec.structs.replace(part, plaintext=body.plaintext_digest)
-    await in_thread(source.let_go, job.span.offset, job.span.length)
+    await source.let_go(job.span.offset, job.span.length)
     return m.PartStored(part=part, seconds=round(time.perf_counter() - started, 6))
 
 

@@ -109,7 +109,7 @@ class Source:
         if found != size:
             raise SourceChangedError(f"the file has {found} bytes instead of {size}")
 
-    def let_go(self, offset: int, length: int) -> None:
+    async def let_go(self, offset: int, length: int) -> None:
         """A part was read: what lies far behind it may leave the page cache.
 
         Only hours of reading get that far, and then the file would have thrown everything else out
@@ -117,8 +117,11 @@ class Source:
         """
         start = offset - KEEP
         if start >= 0 and not self._inline:
-            with contextlib.suppress(OSError):
-                os.posix_fadvise(self._fd, start, length, os.POSIX_FADV_DONTNEED)
+            await in_thread(self._drop, start, length)
+
+    def _drop(self, start: int, length: int) -> None:
+        with contextlib.suppress(OSError):
+            os.posix_fadvise(self._fd, start, length, os.POSIX_FADV_DONTNEED)
 
     def _read_cached(self, out: memoryview, offset: int) -> int:
         """Read what can be had without waiting, and say how much that was."""

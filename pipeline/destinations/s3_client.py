@@ -24,6 +24,7 @@ from pipeline.destinations.base import Body
 from pipeline.destinations.retry import steadily
 from pipeline.destinations.s3_connection import Connection, Connections
 from pipeline.destinations.s3_http import limited
+from pipeline.destinations.s3_signing import sign
 from pipeline.destinations.wording import printable
 from pipeline.errors import (
     DestinationError,
@@ -37,6 +38,8 @@ SIGNED_FOR: Final = 3600
 """Seconds; counts for the start of a request."""
 LONGEST_ERROR: Final = 16 * 1024
 READ: Final = 1024 * 1024
+FIRST: Final = 1024
+"""Bytes of an answer that tell what it is."""
 
 _TRANSPORT: Final = (aiohttp.ClientError, TimeoutError, OSError)
 _CHANGES: Final = 4
@@ -93,12 +96,11 @@ class S3Client:
 
         ``sums`` are checksums of it as botocore's parameters, for stores that want them sent along.
         """
-        place = {"Key": key, "UploadId": upload, "PartNumber": number, **(sums or {})}
-        return await steadily(
-            lambda: self._settled(
-                lambda at: self._send(at, "upload_part", place, body),
-            )
-        )
+
+        async def send(at: Connection) -> Sent:
+            return await self._send(await self._signed_part(at, key, upload, number, sums), body)
+
+        return await steadily(lambda: self._settled(send))
 
     def read(self, key: str, etag: str, size: int) -> AsyncGenerator[bytes, None]:
         """The object's bytes, going on after disturbances, as long as its ETag stays the same."""
@@ -107,6 +109,29 @@ class S3Client:
     def read_range(self, key: str, etag: str, start: int, stop: int) -> AsyncGenerator[bytes, None]:
         """Likewise, bytes ``start`` to before ``stop``."""
         return self._read(key, etag, start, stop, stop)
+
+    async def first_bytes(self, operation: str, key: str) -> tuple[int, bytes]:
+        """Status and first bytes of an answer of which only the first one is asked for.
+
+        Where the operation is not known, the object itself answers, and that may be large.
+        """
+
+        async def ask(at: Connection) -> tuple[int, bytes]:
+            signed = await self._signed(at, operation, {"Key": key})
+            async with self._http.get(
+                signed.url,
+                headers={"Range": "bytes=0-0", **signed.headers},
+                allow_redirects=False,
+                proxy=self._proxy(signed.url),
+            ) as answer:
+                if answer.status not in {200, 206}:
+                    raise await _refusal(answer)
+                start = b""
+                while len(start) < FIRST and not answer.content.at_eof():
+                    start += await answer.content.read(FIRST)
+                return answer.status, start
+
+        return await steadily(lambda: self._settled(ask))
 
     async def aclose(self) -> None:
         """Close all connections."""
@@ -172,10 +197,7 @@ class S3Client:
             raise s3_errors.of_client_error(error) from None
         return answer
 
-    async def _send(
-        self, at: Connection, operation: str, place: Mapping[str, object], body: Body
-    ) -> Sent:
-        signed = await self._signed(at, operation, place)
+    async def _send(self, signed: Signed, body: Body) -> Sent:
         feed = _Feed(body)
         headers = {"Content-Length": str(body.size), "Content-Type": "application/octet-stream"}
         try:
@@ -204,6 +226,17 @@ class S3Client:
             ExpiresIn=SIGNED_FOR,
         )
         return Signed(URL(text, encoded=True), _headers_of({**parameters, **self._customer}))
+
+    async def _signed_part(
+        self, at: Connection, key: str, upload: str, number: int, sums: Mapping[str, str] | None
+    ) -> Signed:
+        pattern = at.patterns.find(key, upload)
+        if pattern and at.credentials and not sums and not self._customer:
+            return Signed(await sign(pattern, number, at.credentials), {})
+        place = {"Key": key, "UploadId": upload, "PartNumber": number, **(sums or {})}
+        signed = await self._signed(at, "upload_part", place)
+        at.patterns.learn(key, upload, signed.url)
+        return signed
 
     async def _settled(self, request: Callable[[Connection], Awaitable[T]]) -> T:
         """The answer to ``request``, made again where the way to the bucket was not the right one.

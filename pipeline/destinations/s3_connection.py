@@ -17,10 +17,12 @@ from urllib.parse import urlsplit
 
 import aiohttp
 from aiobotocore.config import AioConfig
+from aiobotocore.credentials import AioCredentials
 from aiobotocore.session import AioSession, get_session
 from botocore.handlers import add_expect_header
 
 from pipeline.destinations.s3_http import CautiousSession, stay_there
+from pipeline.destinations.s3_signing import Patterns
 from pipeline.messages import DestinationSpec
 
 CONNECT_TIMEOUT: Final = 10.0
@@ -45,10 +47,14 @@ class Connection:
         stack: contextlib.AsyncExitStack,
         region: str,
         style: str,
+        credentials: AioCredentials | None,
     ) -> None:
         self.client = client
         self.region = region
         self.style = style
+        self.credentials = credentials
+        """That the client signs with."""
+        self.patterns = Patterns()
         self.users = 0
         self.stack = stack
 
@@ -144,8 +150,16 @@ class Connections:
             # what stands in between may never answer that.
             client.meta.events.unregister("before-call.s3", add_expect_header)
             client.meta.events.register("before-call.s3", stay_there)
-            return Connection(client, stack.pop_all(), client.meta.region_name, style)
+            credentials = await self._credentials()
+            return Connection(client, stack.pop_all(), client.meta.region_name, style, credentials)
         raise AssertionError("unreachable")
+
+    async def _credentials(self) -> AioCredentials | None:
+        spec = self._spec
+        if spec.access_key:
+            return AioCredentials(spec.access_key, spec.secret_key, spec.session_token or None)
+        found: AioCredentials | None = await self._session.get_credentials()  # it keeps them
+        return found
 
 
 def style_of(spec: DestinationSpec) -> str:
