@@ -211,7 +211,7 @@ class Prove(msgspec.Struct, frozen=True, kw_only=True, tag="prove"):
     """Seal one part without sending it, and hold it against what the destination has.
 
     Needs the source's descriptor. ``held`` is None where the destination lists nothing and must be
-    read (a directory).
+    read (a directory). ``fingerprint`` as in :class:`Part`.
     """
 
     destination: DestinationSpec
@@ -220,6 +220,7 @@ class Prove(msgspec.Struct, frozen=True, kw_only=True, tag="prove"):
     seal: Seal
     span: Span
     held: HeldPart | None = None
+    fingerprint: bool = False
 
 
 class Finish(msgspec.Struct, frozen=True, kw_only=True, tag="finish"):

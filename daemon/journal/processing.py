@@ -119,6 +119,10 @@ def go_on(tx: Transaction, upload: str, identity: Identity, now: float) -> None:
     if found.trail is None:
         raise ConflictError(f"upload {upload} was not followed")
     processing = move(tx, found, UploadState.PROCESSING, now)
+    # However often it was taken up while it came in, and for how long: its tries begin now.
+    tx.connection.execute(
+        "UPDATE deliveries SET attempts = 0, started_at = NULL WHERE upload = ?", (upload,)
+    )
     _identify(tx, upload, identity)
     queue_report(tx, processing, now)
 

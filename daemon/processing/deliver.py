@@ -106,6 +106,11 @@ class DeliveryRun:
             stored=0,
         )
 
+    @property
+    def destination(self) -> str:
+        """The destination's name."""
+        return self._delivery.destination.name
+
     async def run(self, digest: asyncio.Future[str]) -> None:
         """Try once, and write down how it ended.
 
@@ -266,6 +271,7 @@ class DeliveryRun:
             seal=self._seal,
             span=span,
             held=held,
+            fingerprint=self._upload.trail is not None,
         )
         async with self._exchange.reading(memory=costs.of_reading(span.length)):
             return (await self._exchange.run(job, PartProved)).part

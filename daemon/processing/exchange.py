@@ -10,7 +10,7 @@ from typing import TypeVar
 import msgspec
 import structlog
 
-from daemon.journal.model import Delivery, Upload
+from daemon.journal.model import Delivery, Upload, UploadState
 from daemon.processing.context import Context, OpenSource
 from daemon.scheduling.slots import Errand, Turn
 from pipeline.errors import DestinationUnreachableError, DropoffError, WorkerLostError
@@ -45,9 +45,11 @@ class Exchange:
         self._small = small
         self._moved_at = asyncio.get_running_loop().time()
         """When something got there last."""
-        self._may_have_left = upload.restarts > 0 or delivery.attempts > 1
+        followed = upload.trail is not None and upload.state is not UploadState.RECEIVING
+        self._may_have_left = upload.restarts > 0 or delivery.attempts > 1 or followed
         """Whether something that nobody remembers may be there: of the upload before it started
-        over, of an earlier try, or of a job of this one that failed or lost its worker."""
+        over or was complete, of an earlier try, or of a job of this one that failed or lost its
+        worker."""
 
     async def run(self, job: Job, expected: type[Expected]) -> Expected:
         """Have a worker do ``job``, by another one where a worker dies."""

@@ -17,16 +17,21 @@ from daemon.journal.model import Upload, UploadState, Work
 from daemon.processing.context import Context, OpenSource, StoppedError
 from daemon.processing.deliver import DeliveryRun
 from daemon.processing.growth import Growth
-from daemon.processing.past import is_trusted, is_unchanged, throw_away, trail_of
+from daemon.processing.past import RESTARTS, is_unchanged, throw_away, trail_of
 from daemon.processing.prepare import WHOLE_LIMIT, fixed
 from daemon.tasks import run_all
-from pipeline.errors import DropoffError, SourceChangedError
+from pipeline.errors import (
+    DestinationError,
+    DropoffError,
+    SourceChangedError,
+    WorkerLostError,
+)
 from pipeline.running_digest import RunningDigest
 
 AT_ONCE = 32
 """Uploads that are followed at the same time."""
 PAUSE = 5.0
-"""Seconds between tries where a destination or the API is away."""
+"""Seconds between tries where a destination is away."""
 APPENDING = frozenset({"tusd"})
 """Servers that only ever append, and count what is in the file as received."""
 
@@ -95,21 +100,23 @@ class Follower:
         except StoppedError:
             return
         except DropoffError as error:
-            # No failure of the upload: it is not even complete. The end tries again and tells.
+            # No failure of the upload: it is not even complete.
             self._log.info("follow_pauses", error_code=error.code, error=error.message)
-            await self._pause(upload_id, error)
+            await self._give_up(upload_id, error)
         except Exception:  # noqa: BLE001 -- following is a convenience: the upload goes its way without it
             self._log.exception("follow_crashed")
             self._declined.add(upload_id)
 
-    async def _pause(self, upload_id: str, error: DropoffError) -> None:
-        if error.retryable:
-            await asyncio.sleep(PAUSE)
-            return
-        self._declined.add(upload_id)
+    async def _give_up(self, upload_id: str, error: DropoffError) -> None:
+        """For now, or until it is complete. What is worth another try is tried once it grows."""
         if isinstance(error, SourceChangedError):
             with contextlib.suppress(ConflictError):
                 await self._context.journal.doubt(upload_id)
+            upload = await self._context.journal.upload(upload_id)
+            if upload.restarts >= RESTARTS:
+                self._declined.add(upload_id)
+        elif not error.retryable:
+            self._declined.add(upload_id)
 
     async def _follow(self, upload_id: str) -> None:
         upload = await self._context.journal.upload(upload_id)
@@ -135,26 +142,47 @@ class Follower:
     async def _fixed(self, upload: Upload, source: OpenSource) -> Upload:
         """The upload with key, header and deliveries, and with a past that holds."""
         journal = self._context.journal
-        if upload.trail is not None and not is_trusted(upload.trail, source.identity):
-            if await is_unchanged(self._context, upload, source):
-                await journal.trust(upload.id, trail_of(source.identity))
-            else:
+        trail = trail_of(source.identity)
+        if upload.trail is not None:
+            if not await is_unchanged(self._context, upload, source):
                 await throw_away(self._context, upload)
                 upload = await journal.upload(upload.id)
+            elif upload.trail != trail:
+                await journal.trust(upload.id, trail)
         if upload.trail is None:
             envelope, deliveries = await fixed(self._context, upload, upload.size or 0)
-            await journal.follow(upload.id, envelope, deliveries, trail_of(source.identity))
+            await journal.follow(upload.id, envelope, deliveries, trail)
             self._log.info("following", received_bytes=upload.received, size_bytes=upload.size)
         return await journal.upload(upload.id)
 
     async def _deliver(self, upload: Upload, source: OpenSource, growth: Growth) -> None:
         envelope = await self._context.journal.envelope(upload.id)
-        runs = [
-            DeliveryRun(self._context, upload, envelope, delivery, source).follow(growth)
+        sending = [
+            self._send(DeliveryRun(self._context, upload, envelope, delivery, source), growth)
             for delivery in await self._context.journal.deliveries(upload.id)
             if delivery.part_size
         ]
-        await run_all(*runs, self._digest(upload, source, growth))
+        await run_all(*sending, self._digest(upload, source, growth))
+
+    async def _send(self, run: DeliveryRun, growth: Growth) -> None:
+        """Have one destination get its parts, whatever becomes of the others.
+
+        What is wrong there is no failure yet: the end tries again and tells.
+        """
+        while True:
+            try:
+                await run.follow(growth)
+            except (DestinationError, WorkerLostError) as error:
+                self._log.info(
+                    "follow_pauses",
+                    destination=run.destination,
+                    error_code=error.code,
+                    error=error.message,
+                )
+                if not error.retryable or not await growth.pause(PAUSE):
+                    return
+            else:
+                return
 
     async def _digest(self, upload: Upload, source: OpenSource, growth: Growth) -> None:
         name = self._context.settings.pipeline.digest

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 
@@ -11,6 +12,12 @@ from daemon.tasks import run_all
 from pipeline.messages import Abort, Compare, Compared, Span, Target
 from pipeline.parts import spans
 
+RESTARTS = 3
+"""So often an upload whose source changed under its key starts over before it fails."""
+
+Place = tuple[int, int]
+"""First byte, and number of bytes."""
+
 
 def trail_of(identity: Identity) -> Trail:
     """What is remembered of a file whose parts go out early."""
@@ -18,7 +25,7 @@ def trail_of(identity: Identity) -> Trail:
 
 
 def is_trusted(trail: Trail, identity: Identity) -> bool:
-    """Whether its past is as it was: the same file in the same boot, which never shrank.
+    """Whether its past is as it was: the same file in the same boot, never seen to shrink.
 
     A tus server only appends; but a power cut may take from a file what wasn't synced.
     """
@@ -26,15 +33,38 @@ def is_trusted(trail: Trail, identity: Identity) -> bool:
 
 
 async def is_unchanged(context: Context, upload: Upload, source: OpenSource) -> bool:
-    """Read all that went out again, and hold it against what it was."""
+    """Read what went out again, and hold it against what it was.
+
+    Of a file that is trusted, the last of it: what a file lost while nobody looked, it lost at its
+    end. Of any other, all.
+    """
+    sent = await _sent(context, upload)
+    if upload.trail is not None and is_trusted(upload.trail, source.identity):
+        return await _is_same(context, upload, source, dict(sorted(sent.items(), key=_end)[-1:]))
     context.digests.pop(upload.id, None)  # it may have taken in what is no more
-    sent: dict[tuple[int, int], str] = {}
+    return await _is_same(context, upload, source, sent)
+
+
+async def _sent(context: Context, upload: Upload) -> dict[Place, str]:
+    """What was sent early: where it was in the file, and the BLAKE3 of it."""
+    sent: dict[Place, str] = {}
     for delivery in await context.journal.deliveries(upload.id):
         by_number = {span.number: span for span in spans(upload.size or 0, delivery.part_size)}
         parts = await context.journal.parts(upload.id, delivery.position)
         for number, part in parts.items():
             span = by_number[number]
             sent[span.offset, span.length] = part.plaintext
+    return sent
+
+
+def _end(sent: tuple[Place, str]) -> int:
+    (offset, length), _ = sent
+    return offset + length
+
+
+async def _is_same(
+    context: Context, upload: Upload, source: OpenSource, sent: Mapping[Place, str]
+) -> bool:
     same = True
 
     async def compare(offset: int, length: int, plaintext: str) -> None:

@@ -23,7 +23,7 @@ from daemon.processing.context import Context, OpenSource
 from daemon.processing.deliver import DeliveryRun, is_read_back
 from daemon.processing.follow import Follower
 from daemon.processing.growth import take_in
-from daemon.processing.past import is_trusted, is_unchanged, throw_away
+from daemon.processing.past import RESTARTS, is_unchanged, throw_away
 from daemon.processing.prepare import WHOLE_LIMIT, announce, check_size, prepare
 from daemon.processing.receipts import make_receipt
 from daemon.scheduling.places import Places
@@ -33,9 +33,6 @@ from pipeline.errors import DropoffError, SourceChangedError
 from pipeline.messages import Digest, Digested
 from pipeline.running_digest import RunningDigest
 from pipeline.source import Source
-
-RESTARTS = 3
-"""So often an upload whose source changed under its key starts over before it fails."""
 
 ASKS = 7
 """Which try's pause stands between two announcements of an upload that failed: a minute or so."""
@@ -104,8 +101,7 @@ class UploadRun:
             await prepare(self._context, upload, source)
             return
         check_size(upload, source)
-        trusted = is_trusted(upload.trail, source.identity)
-        if trusted or await is_unchanged(self._context, upload, source):
+        if await is_unchanged(self._context, upload, source):
             await self._journal.go_on(upload.id, source.identity, self._context.clock())
         else:
             await throw_away(self._context, upload)

@@ -98,10 +98,14 @@ class MemoryWorkers:
         sealed = self._sealed(job.seal, source, job.span)
         self._parts(job.reference)[job.span.number] = sealed
         part = self._stored_part(job.span.number, sealed)
-        if job.fingerprint:
-            plaintext = _read(source, job.span.offset, job.span.length)
-            part = msgspec.structs.replace(part, plaintext=blake3(plaintext).hexdigest())
-        return PartStored(part=part)
+        return PartStored(part=self._with_fingerprint(part, job, source))
+
+    @staticmethod
+    def _with_fingerprint(part: StoredPart, job: Part | Prove, source: int | None) -> StoredPart:
+        if not job.fingerprint:
+            return part
+        plaintext = _read(source, job.span.offset, job.span.length)
+        return msgspec.structs.replace(part, plaintext=blake3(plaintext).hexdigest())
 
     @staticmethod
     def _compare(job: Compare, source: int | None) -> Compared:
@@ -128,7 +132,8 @@ class MemoryWorkers:
         sealed = self._sealed(job.seal, source, job.span)
         if self._parts(job.reference).get(job.span.number) != sealed:
             return PartProved(part=None)
-        return PartProved(part=self._stored_part(job.span.number, sealed))
+        part = self._stored_part(job.span.number, sealed)
+        return PartProved(part=self._with_fingerprint(part, job, source))
 
     def _finish(self, job: Finish) -> StoredObject:
         key = (job.destination.name, job.target.name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 from collections.abc import AsyncIterator
@@ -12,9 +13,14 @@ import pytest
 
 from daemon.journal.model import Sighting, Upload, UploadState
 from daemon.journal.sqlite import SqliteJournal
-from pipeline.errors import DestinationRefusedError, DestinationUnreachableError
-from pipeline.messages import Abort, Compare, Digest, Finish, Job, Part
-from tests.peers.conducting import MIB, STUDY, Bench, eventually, identity_of
+from daemon.processing import follow, growth
+from pipeline.errors import (
+    DestinationRefusedError,
+    DestinationUnreachableError,
+    VerificationError,
+)
+from pipeline.messages import Abort, Begin, Compare, Digest, Finish, Job, Part, Prove
+from tests.peers.conducting import MIB, STUDY, Bench, eventually, failing, identity_of
 
 SIZE = 32 * MIB
 NAME = "u1"
@@ -23,9 +29,10 @@ NAME = "u1"
 class Arriving:
     """An upload that a tus server appends to."""
 
-    def __init__(self, bench: Bench) -> None:
+    def __init__(self, bench: Bench, name: str = NAME) -> None:
         self.bench = bench
-        self.path = bench.uploads / NAME
+        self.name = name
+        self.path = bench.uploads / name
         self.path.touch()
         self.data = os.urandom(SIZE)
 
@@ -38,9 +45,9 @@ class Arriving:
         size = self.path.stat().st_size
         sighting = Sighting(
             directory=str(self.bench.uploads),
-            tus_id=NAME,
+            tus_id=self.name,
             server="tusd",
-            path=NAME,
+            path=self.name,
             info_path=f"{self.path}.info",
             size=SIZE,
             received=size,
@@ -74,6 +81,11 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
 def sent(bench: Bench) -> set[tuple[str, int]]:
     """Destination and number of each part that was sent."""
     return {(j.destination.name, j.span.number) for j in bench.workers.jobs if isinstance(j, Part)}
+
+
+def held(bench: Bench) -> list[dict[int, bytes]]:
+    """The parts of each unfinished object."""
+    return list(bench.workers.unfinished.values())
 
 
 def both(*numbers: int) -> set[tuple[str, int]]:
@@ -231,3 +243,125 @@ async def test_a_stalled_upload_does_not_hold_up_a_stop(bench: Bench) -> None:
     async with bench.running():
         await arriving.reach(12 * MIB)
         await eventually(lambda: sent(bench) == both(1, 2))
+
+
+async def test_a_destination_that_is_away_does_not_hold_the_others_up(bench: Bench) -> None:
+    def fault(job: Job) -> object:
+        if isinstance(job, Begin) and job.destination.name == "d1":
+            raise DestinationUnreachableError("away")
+        return asyncio.sleep(0.05) if isinstance(job, Part) else None
+
+    bench.workers.fault = fault
+    arriving = Arriving(bench)
+    async with bench.running():
+        await arriving.reach(12 * MIB)
+        await eventually(lambda: [set(parts) for parts in held(bench)] == [{1, 2}])
+        arriving.append(22 * MIB)
+        await eventually(lambda: [set(parts) for parts in held(bench)] == [{1, 2, 3, 4}])
+
+
+async def test_one_that_stands_still_does_not_keep_others_from_being_followed(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(follow, "AT_ONCE", 1)
+    monkeypatch.setattr(growth, "STILL", 0.3)
+    stalled, other = Arriving(bench), Arriving(bench, "u2")
+    async with bench.running():
+        upload = await stalled.reach(12 * MIB)
+        await eventually(lambda: sent(bench) == both(1, 2))
+        await eventually(lambda: not bench.conductor._follower.tasks)
+        await other.reach(12 * MIB)
+        await eventually(lambda: len(held(bench)) == 4)
+        await eventually(lambda: not bench.conductor._follower.tasks)
+        await stalled.reach(22 * MIB)
+        await eventually(lambda: {3, 4} <= set(held(bench)[0]))
+        await stalled.reach(SIZE)
+        done = await bench.until(upload, UploadState.DONE)
+    assert done.digest == f"sha256:{stalled.sha256}"
+    parts = [j for j in bench.workers.jobs if isinstance(j, Part) and j.target.upload == upload]
+    assert len(parts) == 14, "parts went twice"
+
+
+async def test_tries_while_it_is_received_are_none_when_the_object_is_verified(
+    bench: Bench,
+) -> None:
+    arriving = Arriving(bench)
+    upload = ""
+    for _ in range(4):
+        async with bench.running():
+            upload = await arriving.reach(arriving.path.stat().st_size + 6 * MIB)
+            await eventually(lambda: bench.conductor._context.active)
+        bench.restart()
+    bench.workers.fault = failing(Finish, VerificationError("wrong"))
+    async with bench.running():
+        await arriving.reach(SIZE)
+        done = await bench.until(upload, UploadState.DONE, UploadState.FAILED)
+    assert (done.state, done.digest) == (UploadState.DONE, f"sha256:{arriving.sha256}")
+
+
+async def test_one_that_came_in_for_longer_than_give_up_gets_all_its_tries(bench: Bench) -> None:
+    arriving = Arriving(bench)
+    async with bench.running():
+        upload = await arriving.reach(12 * MIB)
+        await eventually(lambda: sent(bench) == both(1, 2))
+        bench.now += bench.settings.pipeline.give_up + 1
+        bench.workers.fault = failing(Begin, DestinationUnreachableError("away"), times=2)
+        await arriving.reach(SIZE)
+        done = await bench.until(upload, UploadState.DONE, UploadState.FAILED)
+    assert done.state is UploadState.DONE
+
+
+async def test_a_part_that_was_proved_is_known_again_after_a_reboot(bench: Bench) -> None:
+    arriving = Arriving(bench)
+    async with bench.running():
+        upload = await arriving.reach(12 * MIB)
+        await eventually(lambda: sent(bench) == both(1, 2))
+    await bench.journal.forget_parts(upload, 1, [2])  # as if its answer had been lost
+    bench.restart()
+    async with bench.running():
+        await arriving.reach(14 * MIB)
+        await eventually(lambda: any(isinstance(job, Prove) for job in bench.workers.jobs))
+    found = await bench.journal.upload(upload)
+    assert found.trail is not None
+    await bench.journal.trust(upload, msgspec.structs.replace(found.trail, boot="another"))
+    bench.restart()
+    async with bench.running():
+        await arriving.reach(SIZE)
+        done = await bench.until(upload, UploadState.DONE)
+    assert (done.digest, done.restarts) == (f"sha256:{arriving.sha256}", 0)
+
+
+async def test_a_tail_that_was_lost_and_replaced_while_nobody_looked_starts_it_over(
+    bench: Bench,
+) -> None:
+    arriving = Arriving(bench)
+    async with bench.running():
+        upload = await arriving.reach(12 * MIB)
+        await eventually(lambda: sent(bench) == both(1, 2))
+    os.truncate(arriving.path, 7 * MIB)
+    arriving.data = arriving.data[: 7 * MIB] + os.urandom(SIZE - 7 * MIB)
+    arriving.append(SIZE)
+    bench.restart()
+    async with bench.running():
+        await arriving.sight()
+        done = await bench.until(upload, UploadState.DONE)
+    assert (done.digest, done.restarts) == (f"sha256:{arriving.sha256}", 1)
+    keys = {job.seal.key for job in bench.workers.jobs if isinstance(job, Part)}
+    assert len(keys) == 2, "a key met two plaintexts"
+
+
+async def test_one_that_lost_its_tail_is_followed_again(bench: Bench) -> None:
+    arriving = Arriving(bench)
+    async with bench.running():
+        upload = await arriving.reach(12 * MIB)
+        await eventually(lambda: sent(bench) == both(1, 2))
+        os.truncate(arriving.path, 7 * MIB)
+        await arriving.sight()
+        await eventually(lambda: not bench.conductor._follower.tasks)
+        arriving.data = arriving.data[: 7 * MIB] + os.urandom(SIZE - 7 * MIB)
+        await arriving.reach(22 * MIB)
+        await eventually(lambda: sent(bench) == both(1, 2, 3, 4))
+        assert (await bench.journal.upload(upload)).state is UploadState.RECEIVING
+        await arriving.reach(SIZE)
+        done = await bench.until(upload, UploadState.DONE)
+    assert (done.digest, done.restarts) == (f"sha256:{arriving.sha256}", 1)
