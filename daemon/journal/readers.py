@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import sqlite3
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from collections.abc import Callable
+from typing import TypeVar
 
-from daemon.journal.asked import Asked, settle
+from daemon.hand import Hand
 from daemon.journal.database import is_unusable, state_full
 
 T = TypeVar("T")
@@ -43,61 +41,18 @@ class Readers:
 
 
 class _Reader:
-    """A thread with its connection.
-
-    To wake a thread and to be woken by it costs more than a short answer. So what is asked while it
-    is at work is handed over together, and comes back together.
-    """
+    """A thread with its connection."""
 
     def __init__(self, connection: sqlite3.Connection, name: str) -> None:
         self._connection = connection
-        self._loop = asyncio.get_running_loop()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix=name)
-        self._waiting: list[Asked[Question[Any]]] = []
-        self._busy = False
-        self._closing = False
+        self._hand = Hand(name)
 
     async def ask(self, question: Question[T]) -> T:
-        if self._closing:
-            raise RuntimeError("the journal is closed")
-        return await self._put(question)
+        return await self._hand.run(lambda: read(self._connection, question))
 
     async def aclose(self) -> None:
-        if self._closing:
-            return
-        self._closing = True
-        await self._put(lambda _: None)  # the last one
-        await asyncio.to_thread(self._thread.shutdown)
+        await self._hand.aclose()
         self._connection.close()
-
-    def _put(self, question: Question[T]) -> asyncio.Future[T]:
-        future: asyncio.Future[T] = self._loop.create_future()
-        self._waiting.append(Asked(question, future))
-        if not self._busy:
-            self._busy = True
-            self._loop.call_soon(self._hand_over)
-        return future
-
-    def _hand_over(self) -> None:
-        taken, self._waiting = self._waiting, []
-        self._thread.submit(self._answer, taken)
-
-    def _answer(self, taken: Sequence[Asked[Question[Any]]]) -> None:
-        for asked in taken:
-            try:
-                asked.result = read(self._connection, asked.work)
-            except Exception as error:  # noqa: BLE001 - whoever asked gets it
-                asked.error = error
-        # The loop may be gone, and with it whoever asked.
-        with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._settle, taken)
-
-    def _settle(self, taken: Sequence[Asked[Question[Any]]]) -> None:
-        settle(taken)
-        if self._waiting:
-            self._hand_over()
-        else:
-            self._busy = False
 
 
 def read(connection: sqlite3.Connection, question: Question[T]) -> T:

@@ -34,6 +34,10 @@ class Handed:
         """Whether the API may know a report."""
         return number <= self.opened_at or report in self.reports
 
+    def copy(self) -> Handed:
+        """As it is now, for a transaction that comes to nothing."""
+        return Handed(self.opened_at, set(self.reports))
+
 
 @dataclass(slots=True)
 class Transaction:

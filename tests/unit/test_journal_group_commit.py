@@ -14,7 +14,7 @@ from daemon.errors import ConflictError, StateFullError
 from daemon.journal.model import UploadState, Work
 from daemon.journal.sqlite import SqliteJournal
 from daemon.journal.transaction import Transaction
-from tests.peers.journals import ERROR, Ears, received, sighting
+from tests.peers.journals import ERROR, Ears, announcement, received, sighting
 
 
 @pytest.fixture
@@ -114,6 +114,29 @@ async def test_a_full_disk_takes_back_everything_and_the_next_transaction_works(
     assert await journal.uploads(None, None, 10) == []
     assert ears.work == []
     assert (await journal.sight(sighting("t1"), 100.0)).state is UploadState.RECEIVED
+
+
+@pytest.mark.parametrize("trouble", [ValueError("of one alone"), disk_full()])
+async def test_a_report_that_was_handed_out_is_not_replaced_where_its_acknowledgement_is_taken_back(
+    journal: SqliteJournal, trouble: Exception
+) -> None:
+    await journal.add_announcement(announcement())
+    upload = await journal.sight(sighting("t1", 500), 100.0)
+    (handed,) = await journal.due_reports(100.0, 10)
+    held = Held(journal)
+    calls: list[asyncio.Future[object]] = [
+        asyncio.ensure_future(journal.sight(sighting("t1", 1000), 110.0)),
+        asyncio.ensure_future(journal.acknowledged(handed.id)),
+        asyncio.ensure_future(journal._writer.run(failing(trouble))),
+    ]
+    await asyncio.sleep(0)
+    await asyncio.gather(held.let_go(), *calls, return_exceptions=True)
+    await journal.sight(sighting("t1", 1000), 120.0)
+    reports = (await journal.details(upload.id)).reports
+    assert [(report.id == handed.id, report.state) for report in reports] == [
+        (True, "receiving"),
+        (False, "received"),
+    ]
 
 
 async def test_a_caller_that_goes_away_gets_its_write_done_all_the_same(
