@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import sqlite3
 import uuid
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from enum import Enum
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import msgspec
+
+from daemon.hand import Hand
 
 T = TypeVar("T")
 
@@ -68,11 +68,12 @@ class Drops:
 
     def __init__(self, file: Path) -> None:
         self._file = file
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="drops")
+        self._hand: Hand | None = None
         self._connection: sqlite3.Connection | None = None
 
     async def __aenter__(self) -> Self:
         """Open the database, made where there is none. Raises OSError, sqlite3.Error."""
+        self._hand = Hand("drops")
         await self._do(self._open)
         return self
 
@@ -86,14 +87,20 @@ class Drops:
         connection = self._connection
         if connection is not None:
             await self._do(connection.close)
-        self._thread.shutdown()
+        if self._hand is not None:
+            await self._hand.aclose()
 
     async def known(self, key: str) -> str | None:
         """The id that an announcement with this Idempotency-Key was given before."""
         return await self._do(lambda: self._id_for(key))
 
-    async def announce(self, key: str, announcement: dict[str, Any], now: float) -> str:
-        """Take an announcement and give its id; the earlier one where the key came before."""
+    async def announce(
+        self, key: str, announcement: dict[str, Any], now: float
+    ) -> tuple[str, bool]:
+        """Take an announcement and give its id, and whether that is new.
+
+        It is the earlier one where the key came before.
+        """
         return await self._do(lambda: self._announce(key, announcement, now))
 
     async def report(self, upload: str, body: dict[str, Any]) -> Taken:
@@ -109,7 +116,9 @@ class Drops:
         return await self._do(lambda: self._whole(upload))
 
     async def _do(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+        if self._hand is None:
+            raise RuntimeError("Drops is used as an async context manager")
+        return await self._hand.run(work)
 
     @property
     def _sql(self) -> sqlite3.Connection:
@@ -130,18 +139,18 @@ class Drops:
         row = self._sql.execute("SELECT id FROM drops WHERE key = ?", (key,)).fetchone()
         return None if row is None else str(row["id"])
 
-    def _announce(self, key: str, announcement: dict[str, Any], now: float) -> str:
+    def _announce(self, key: str, announcement: dict[str, Any], now: float) -> tuple[str, bool]:
         with self._sql:
             known = self._id_for(key) if key else None
             if known is not None:
-                return known
+                return known, False
             given = str(uuid.uuid4())
             self._sql.execute(
                 "INSERT INTO drops (id, key, announcement, study, announced_at)"
                 " VALUES (?, ?, ?, ?, ?)",
                 (given, key or None, _text(announcement), announcement["study"].lower(), now),
             )
-            return given
+            return given, True
 
     def _report(self, upload: str, body: dict[str, Any]) -> Taken:
         text, sequence = _text(body), body["sequence"]

@@ -155,14 +155,20 @@ class ReferenceApi:
     async def _announce(self, request: web.Request) -> web.Response:
         said, whole = await _read(request, _Announcement)
         key = request.headers.get("Idempotency-Key", "")[:200]
-        known = await self._drops.known(key) if key else None
-        if known is not None:
+        try:
+            self._check(said)
+        except RefusedError:
+            known = await self._drops.known(key) if key else None
+            if known is None:
+                raise
             return _json({"id": known})
+        given, new = await self._drops.announce(key, whole, self._clock())
+        return _json({"id": given}, HTTPStatus.CREATED if new else HTTPStatus.OK)
+
+    def _check(self, said: _Announcement) -> None:
         study = self._open_study(said.study)
         if study.max_size is not None and said.size is not None and said.size > study.max_size:
             raise RefusedError(413, f"Uploads to study {study.id} may have {study.max_size} bytes.")
-        given = await self._drops.announce(key, whole, self._clock())
-        return _json({"id": given}, HTTPStatus.CREATED)
 
     async def _plan(self, request: web.Request) -> web.Response:
         study = self._open_study(request.match_info["study"])
