@@ -50,11 +50,24 @@ class _Unprinted:
         return ""
 
 
+def _is_same(ours: str | bytes, theirs: str | bytes) -> bool:
+    """In place of mohawk's own comparison, which goes byte by byte through Python.
+
+    It is made for each MAC and each hash, and is a quarter of what checking an answer costs.
+    """
+    one, other = (s.encode() if isinstance(s, str) else s for s in (ours, theirs))
+    return hmac.compare_digest(one, other)
+
+
 def hush_mohawk() -> None:
-    """Keep mohawk's log quiet: it warns of each answer whose nonce it can't check."""
+    """Keep mohawk's log quiet: it warns of each answer whose nonce it can't check. And make haste.
+
+    What it is slow at is the standard library's to do.
+    """
     logging.getLogger("mohawk").setLevel(logging.ERROR)
     for module in (mohawk.base, mohawk.util):
         module.pprint = _Unprinted
+    mohawk.base.strings_match = _is_same
 
 
 class Signature:
