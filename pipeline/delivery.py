@@ -85,6 +85,7 @@ class SealedBody:
         """Seal all of it once, and give nothing."""
         async for _ in self._checked():
             pass
+        self.release()
 
     def release(self) -> None:
         """Whoever took the last whole iteration has no use for its views any more.

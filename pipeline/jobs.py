@@ -62,7 +62,7 @@ async def send(
         case m.Prove():
             return await _prove(job, destination, source, buffers)
         case m.Whole():
-            return await _whole(job, destination, source)
+            return await _whole(job, destination, source, buffers)
 
 
 def _content(job: m.Finish) -> Content | None:
@@ -103,7 +103,9 @@ async def _part(
     return m.PartStored(part=part, seconds=round(time.perf_counter() - started, 6))
 
 
-async def _whole(job: m.Whole, destination: Destination, source: Source) -> m.WholeStored:
+async def _whole(
+    job: m.Whole, destination: Destination, source: Source, buffers: Buffers
+) -> m.WholeStored:
     source.check_size(job.seal.size)
     before = source.identity()
 
@@ -113,10 +115,12 @@ async def _whole(job: m.Whole, destination: Destination, source: Source) -> m.Wh
 
     # Seen before the last byte is sent, a change leaves nothing that looks whole.
     body = SealedBody(source, job.seal, whole(job.seal), digest=job.digest, at_end=check)
+    body.borrow(buffers)
     content = None
     if job.destination.verify == "readback":
         content = SealedContent(job.seal, job.digest, lambda: body.plaintext_digest)
     stored = await destination.put(job.target, body, stale=job.stale, content=content)
+    body.release()
     digest = body.plaintext_digest
     check()
     if not digest:
