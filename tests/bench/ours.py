@@ -1,4 +1,4 @@
-"""The bound, and dropoffd: its workers alone, and the whole service."""
+"""The bounds, and dropoffd: its workers alone, and the whole service."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.bench import laid_out
 from tests.bench.loads import Shape
 from tests.bench.measure import Command, Sample, Steady, Watch, cpu_seconds, family
 from tests.bench.raw_bound import PART
-from tests.bench.ways import Bench, Run, Start, Way
+from tests.bench.ways import Bench, Run, Start, Way, none
 from tests.peers.dropoffd import Dropoffd
 from tests.peers.reference_api import ReferenceServer
 
@@ -33,6 +33,18 @@ def raw(how: str) -> Start:
         module = [sys.executable, "-m", "tests.bench.raw_bound"]
         command: Command = [*module, bench.url, bench.load.directory, how]
         with Steady(command, bench.environment) as steady:
+            yield steady.measure
+
+    return start
+
+
+def digest_bound(name: DigestName) -> Start:
+    """One process that reads and hashes, and sends nothing."""
+
+    @contextmanager
+    def start(bench: Bench) -> Iterator[Run]:
+        module = [sys.executable, "-m", "tests.bench.digest_bound"]
+        with Steady([*module, bench.load.directory, name], bench.environment) as steady:
             yield steady.measure
 
     return start
@@ -155,6 +167,13 @@ def _large(shape: Shape) -> bool:
 
 WAYS = [
     Way("raw", "raw sockets, 2 processes: the bound", raw("seal"), objects=_parts),
+    Way(
+        "digest-sha256",
+        "SHA-256 alone, 1 process: the digest's bound",
+        digest_bound("sha256"),
+        sends=False,
+        objects=none,
+    ),
     Way("pool", "dropoffd's workers, no digest", pool("none"), suits=_large),
     Way("pool-blake3", "dropoffd's workers, BLAKE3", pool("blake3")),
     Way("pool-sha256", "dropoffd's workers, SHA-256", pool("sha256")),

@@ -87,6 +87,7 @@ def show(report: Report, *, markdown: bool) -> str:
     where = f"{machine.cores} cores ({machine.cpu}), which the S3 server shares"
     lines = [
         f"Medians of {report.runs} interleaved runs; {where}.",
+        "Of the CPU: how busy client and server together kept all cores; 1 is its bound.",
         "MiB: peak of all the client's processes together (PSS), in a run of its own.",
         programs + ".",
     ]
@@ -94,18 +95,20 @@ def show(report: Report, *, markdown: bool) -> str:
         for sealed in (True, False):
             rows = [row for row in table.rows if row.sealed is sealed]
             if rows:
-                lines += ["", *_shown(table, rows, sealed=sealed, markdown=markdown)]
+                lines += ["", *_shown(table, rows, machine.cores, sealed=sealed, markdown=markdown)]
     return "\n".join(lines)
 
 
-def _shown(table: Table, rows: Sequence[Row], *, sealed: bool, markdown: bool) -> list[str]:
+def _shown(
+    table: Table, rows: Sequence[Row], cores: int, *, sealed: bool, markdown: bool
+) -> list[str]:
     what = "encrypted" if sealed else "without encryption"
     many = table.count > 1
     count = f"{table.count:,} × " if many else ""  # noqa: RUF001  # as people write it
-    heads = ["way", "s", "GB/s", *(["files/s"] if many else []), "CPU s", "server CPU s", "MiB"]
-    heads += ["of the bound", "× rclone crypt" if sealed else "× rclone copy"]  # noqa: RUF001
+    heads = ["way", "s", "GB/s", *(["files/s"] if many else []), "CPU s", "server CPU s"]
+    heads += ["of the CPU", "MiB", "of the bound", "× rclone crypt" if sealed else "× rclone copy"]  # noqa: RUF001
     told = [row for row in rows if row.samples]
-    cells = [[row.label, *_figures(table, row, many=many)] for row in told]
+    cells = [[row.label, *_figures(table, row, cores, many=many)] for row in told]
     missing = [f"Left out: {row.title}: {row.left_out}" for row in rows if not row.samples]
     caption = f"{count}{format_size(table.size_bytes)}, {table.scheme}, {what}"
     shown = grid(heads, cells, markdown=markdown)
@@ -117,8 +120,9 @@ def grid(heads: Sequence[str], cells: Sequence[Sequence[str]], *, markdown: bool
     return _markdown(heads, cells) if markdown else _plain(heads, cells)
 
 
-def _figures(table: Table, row: Row, *, many: bool) -> list[str]:
+def _figures(table: Table, row: Row, cores: int, *, many: bool) -> list[str]:
     whole = row.whole
+    busy = (whole.cpu_seconds + whole.server_cpu_seconds) / (cores * whole.seconds)
     bound, rclone = table.faster(row, BOUND), table.faster(row, RCLONE)
     return [
         f"{whole.seconds:.2f}",
@@ -126,6 +130,7 @@ def _figures(table: Table, row: Row, *, many: bool) -> list[str]:
         *([f"{table.count / whole.seconds:,.0f}"] if many else []),
         f"{whole.cpu_seconds:.2f}",
         f"{whole.server_cpu_seconds:.2f}",
+        f"{busy:.2f}",
         f"{whole.peak_bytes / 2**20:.0f}",
         "" if bound is None else f"{bound:.2f}",
         "" if rclone is None else f"{rclone:.1f}",

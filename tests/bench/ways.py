@@ -52,6 +52,12 @@ def one_each(shape: Shape) -> int:
     return shape.count
 
 
+def none(shape: Shape) -> int:
+    """No object at all."""
+    del shape
+    return 0
+
+
 class Way(NamedTuple):
     """A way, and what it is called."""
 
@@ -62,6 +68,8 @@ class Way(NamedTuple):
     """Whether it encrypts."""
     one_by_one: bool = False
     """Whether it starts a process for each file, so that only some of many are tried."""
+    sends: bool = True
+    """Whether the server has to have all bytes afterwards."""
     objects: Callable[[Shape], int] = one_each
     """How many objects the server must have afterwards."""
     suits: Callable[[Shape], bool] = lambda _: True

@@ -35,7 +35,7 @@ def names(report: Report) -> list[Sequence[str]]:
 def test_the_table_is_made_over_http_and_https(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    ways = "raw,rclone,raw-clear"
+    ways = "raw,digest-sha256,rclone,raw-clear"
     report = measured(tmp_path, "--loads", "small", "--small", "3x64KiB", "--ways", ways)
     assert names(report) == [ways.split(",")] * 2
     assert [found.scheme for found in report.tables] == ["http", "https"]

@@ -63,7 +63,7 @@ def test_the_table_tells_files_a_second_and_what_was_left_out() -> None:
     found = table(row("raw", 4.0), row("rclone", 8.0), missing)
     report = Report(machine=MACHINE, programs={"age": "1"}, runs=5, tables=(found,))
     told = show(report, markdown=True)
-    assert "| raw | 4.00 | 0.00 | 500 | 8.00 | 2.00 | 0 | 1.00 | 2.0 |" in told
+    assert "| raw | 4.00 | 0.00 | 500 | 8.00 | 2.00 | 1.25 | 0 | 1.00 | 2.0 |" in told
     assert "Left out: GHGA: no network" in told
     assert "without encryption" not in told
     assert "GHGA: no network" in show(report, markdown=False)
