@@ -10,6 +10,7 @@ import contextlib
 import os
 import random
 import signal
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from tests.peers.oracle import Bucket, Folder, Store
 from tests.peers.reference_api import ReferenceServer
 from tests.peers.scene import Recipient, Scene
 from tests.peers.seaweedfs import Weed
+from tests.peers.traces import spooled
 
 pytestmark = [pytest.mark.peers, pytest.mark.timeout(3000)]
 
@@ -85,7 +87,15 @@ def _scene(
         "bucket": Bucket(weed, bucket),
         "folder": Folder(directory / "store"),
     }
-    return Scene(directory, STUDY, recipient, stores, config, secrets)
+    return Scene(
+        directory,
+        STUDY,
+        recipient,
+        stores,
+        config,
+        secrets,
+        ids=lambda: f"{generator.getrandbits(128):032x}",
+    )
 
 
 def _workers(daemon: Dropoffd) -> list[int]:
@@ -93,8 +103,9 @@ def _workers(daemon: Dropoffd) -> list[int]:
     return [worker["pid"] for worker in status["workers"]] if status else []
 
 
-def _kill_something(daemon: Dropoffd, run: Run, generator: random.Random) -> None:
+def _kill_something(scene: Scene, daemon: Dropoffd, run: Run, generator: random.Random) -> None:
     """The daemon, which is started again at once, or one of its workers."""
+    scene.watch(daemon)
     if generator.random() < 0.4:
         run.workers += 1
         daemon.wait_for(lambda: bool(_workers(daemon)), 30, "it has workers")
@@ -104,6 +115,11 @@ def _kill_something(daemon: Dropoffd, run: Run, generator: random.Random) -> Non
     run.daemons += 1
     daemon.kill()
     daemon.start(wait=False)
+
+
+def _lay(scene: Scene, generator: random.Random, count: int) -> None:
+    for size in generator.choices(SIZES, k=count):
+        scene.lay(size, told=generator.random() < 0.5)
 
 
 async def _wreck(
@@ -121,18 +137,19 @@ async def _wreck(
 
     for kill in range(run.kills):
         due = run.uploads * (kill + 1) // run.kills - len(scene.sent)
-        await asyncio.to_thread(scene.lay, *generator.choices(SIZES, k=due))
+        await asyncio.to_thread(_lay, scene, generator, due)
         if generator.random() < 0.5:
             s3.spoil(any_request, generator.choice(S3_FAULTS)(), generator.randint(1, 3))
         if generator.random() < 0.5:
             api.spoil(any_request, generator.choice(API_FAULTS)(), generator.randint(1, 2))
         await asyncio.sleep(generator.uniform(0.0, 2.0))
-        await asyncio.to_thread(_kill_something, daemon, run, generator)
+        await asyncio.to_thread(_kill_something, scene, daemon, run, generator)
 
 
 async def _survives(directory: Path, weed: Weed, run: Run) -> None:
     seed = int(os.environ.get("DROPOFFD_SEED", "0")) or random.SystemRandom().getrandbits(32)
     print(f"seed {seed}: {run.kills} kills, {run.uploads} uploads")  # noqa: T201 -- it replays
+    began = time.monotonic()
     generator = random.Random(seed)
     recipient = Recipient(directory)
     (directory / "api").mkdir()
@@ -147,14 +164,19 @@ async def _survives(directory: Path, weed: Weed, run: Run) -> None:
             with daemon:
                 await _wreck(scene, daemon, run, generator, (s3, api))
                 await asyncio.to_thread(daemon.wait_until_over, run.uploads, 600)
+                await asyncio.to_thread(
+                    daemon.wait_for, lambda: not spooled(daemon), 30, "the spool is empty"
+                )
                 assert await asyncio.to_thread(daemon.stop) == 0
-            await asyncio.to_thread(scene.check, daemon, server)
+            verdict = await asyncio.to_thread(scene.judge, daemon, server)
             made = s3.made + api.made
-        assert [drop["id"] for drop in server.drops() if not drop["reports"]] == []
+        unended = [drop["id"] for drop in server.drops() if not drop["reports"]]
     print(  # noqa: T201 -- the suite tells it
-        f"{run.daemons} daemons and {run.workers} workers killed, {made} faults,"
-        f" {run.uploads} uploads: none lost, none twice"
+        f"seed {seed}: {run.daemons} daemons and {run.workers} workers killed, {made} faults,"
+        f" {verdict}, in {time.monotonic() - began:.0f} s"
     )
+    verdict.hold()
+    assert unended == []
 
 
 async def test_some_kills_and_faults_lose_nothing(tmp_path: Path, weed: Weed) -> None:

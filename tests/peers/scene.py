@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from pipeline.envelope import keys
+from tests.peers import traces
 from tests.peers.dropoffd import Dropoffd
-from tests.peers.oracle import Sent, Store, check_delivered, check_ended, check_nothing_left
+from tests.peers.oracle import Evidence, Sent, Store, judge
 from tests.peers.reference_api import ReferenceServer
 from tests.peers.sending import Wanted, made
-from tests.peers.tusd_files import lay_info
+from tests.peers.tusd_files import lay_hook, lay_info
+from tests.peers.verdicts import Verdict
 
 
 class Recipient:
@@ -42,6 +44,7 @@ class Scene:
         stores: The destinations by name, to be looked into.
         config: TOML for the daemon, the destinations' tables included.
         secrets: Of the destinations.
+        ids: Gives each upload its tus id.
     """
 
     def __init__(
@@ -52,6 +55,7 @@ class Scene:
         stores: Mapping[str, Store],
         config: str,
         secrets: Mapping[str, str],
+        ids: Callable[[], str] = lambda: uuid.uuid4().hex,
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.directory = directory
@@ -61,18 +65,21 @@ class Scene:
         self._recipient = recipient
         self._secrets = dict(secrets)
         self._config = config
+        self._ids = ids
 
-    def lay(self, *sizes: int) -> None:
-        """Lay complete uploads of these sizes down."""
+    def lay(self, *sizes: int, told: bool = False) -> None:
+        """Lay complete uploads of these sizes down; hooks have told of them where ``told``."""
         uploads = self.directory / "daemon" / "uploads"
         uploads.mkdir(parents=True, exist_ok=True)
         for size in sizes:
-            tus_id = uuid.uuid4().hex
+            tus_id = self._ids()
             filename = f"{size}.bam"
             file, sha256 = made(Wanted(self._study, filename, size, int(tus_id[:8], 16)))
             with file:
                 (uploads / tus_id).write_bytes(file.read())
             lay_info(uploads / tus_id, size, {"filename": filename, "study": self._study})
+            if told:
+                lay_hook(self.directory / "daemon" / "spool", "post-finish", uploads / tus_id, size)
             self.sent.append(Sent(tus_id, self._study, filename, size, sha256))
 
     def daemon(self, api_url: str, **environment: str) -> Dropoffd:
@@ -80,13 +87,29 @@ class Scene:
         hawk = ReferenceServer.asked_at(api_url)
         return Dropoffd(self.directory / "daemon", self._config, hawk | self._secrets | environment)
 
-    def check(self, daemon: Dropoffd, api: ReferenceServer) -> None:
+    def watch(self, daemon: Dropoffd) -> None:
+        """No process of it shows a secret while it runs."""
+        assert traces.check_processes(daemon, self._hidden)
+
+    def check(self, daemon: Dropoffd, api: ReferenceServer, failing: Iterable[str] = ()) -> None:
         """Everything is as it has to be once all uploads are over."""
+        self.judge(daemon, api, failing).hold()
+
+    def judge(self, daemon: Dropoffd, api: ReferenceServer, failing: Iterable[str] = ()) -> Verdict:
+        """What the oracle says once all uploads are over.
+
+        ``failing`` are the tus ids of those that have to fail.
+        """
         ours = {upload.tus_id for upload in self.sent}
         drops = [drop for drop in api.drops() if _tus_ids(drop["reports"]) & ours]
-        check_delivered(self.sent, drops, self.stores, self._recipient.secret_key)
-        check_nothing_left(daemon)
-        check_ended(daemon, [*self._secrets.values(), ReferenceServer.secret])
+        key = self._recipient.secret_key
+        return judge(
+            Evidence(daemon, self.sent, drops, self.stores, key, self._hidden, frozenset(failing))
+        )
+
+    @property
+    def _hidden(self) -> list[str]:
+        return [*self._secrets.values(), ReferenceServer.secret]
 
 
 def _tus_ids(reports: Sequence[Mapping[str, object]]) -> set[object]:

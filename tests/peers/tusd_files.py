@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import json
 import socket
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -37,6 +38,16 @@ def info_of(data: Path, size: int, metadata: Mapping[str, str]) -> dict[str, Any
 def lay_info(data: Path, size: int, metadata: Mapping[str, str]) -> None:
     """Write it beside ``data``, which is there, in part at least."""
     data.with_name(f"{data.name}.info").write_text(json.dumps(info_of(data, size, metadata)))
+
+
+def lay_hook(spool: Path, hook: str, data: Path, size: int) -> None:
+    """Write what the hook script leaves in the spool for an upload in ``data``."""
+    upload = info_of(data, size, {}) | {"Offset": size}
+    request = {"Method": "PATCH", "URI": "/", "RemoteAddr": "127.0.0.1:1", "Header": {}}
+    message = {"Type": hook, "Event": {"Upload": upload, "HTTPRequest": request}}
+    for name in ("tmp", "new", "failed"):
+        (spool / name).mkdir(parents=True, exist_ok=True)
+    (spool / "new" / f"{hook}.{uuid.uuid4().hex}.json").write_text(json.dumps(message))
 
 
 def pre_create(
