@@ -86,7 +86,10 @@ class TusClient:
             return answer.headers
 
     async def __aenter__(self) -> Self:
-        self._session = aiohttp.ClientSession()
+        # A connection for each request: one that is kept may be closed by the server just when a
+        # PATCH goes out on it, and that can't be sent again.
+        connector = aiohttp.TCPConnector(force_close=True)
+        self._session = aiohttp.ClientSession(connector=connector)
         return self
 
     async def __aexit__(
