@@ -106,6 +106,8 @@ async def destination(
         return [error("destination", failure.message, advice, name)]
     except DestinationRefusedError as failure:
         advice = "see its credentials, and what they may do there"
+        if wanted.spec.type == "s3":
+            advice = "see its bucket, credentials, what they may do there, and what is asked for"
         if wanted.spec.type == "directory":
             advice = "see its owner and permissions"
         return [error("destination", failure.message, advice, name)]
@@ -119,11 +121,15 @@ async def destination(
             warning(
                 "destination",
                 f"only tried in part: {'; '.join(found.left_out)}",
-                "allow it, so that unfinished and wrong objects can be removed",
+                "where that is not meant, allow it: unfinished and wrong objects are to be removed",
                 name,
             )
         ]
-    return [ok("destination", "; ".join(("written, read back, deleted", *_abilities(found))), name)]
+    said = "; ".join(("written, read back, deleted", *_abilities(found)))
+    if found.lacks:
+        advice = "deliveries succeed without: take it out of the destination where that is right"
+        return [warning("destination", f"{'; '.join(found.lacks)}; {said}", advice, name)]
+    return [ok("destination", said, name)]
 
 
 def _abilities(found: Tried) -> list[str]:

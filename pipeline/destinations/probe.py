@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import hashlib
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
@@ -34,6 +34,8 @@ PREFIX = ".dropoffd-check-"
 """How the names of probes begin."""
 
 _SIZE = 1024
+_VERSIONS = 4
+"""How many versions of a probe are removed; it makes two at most."""
 _REMOVE_WITHIN = 15.0
 """Seconds for removing the probe, which goes on when all else was cancelled."""
 
@@ -86,6 +88,8 @@ class Tried(msgspec.Struct, frozen=True, kw_only=True):
     """For S3: what the store can do; None where that could not be found out."""
     proof: _Proof = ""
     """For S3: what proves an object there without its being read, or that it has to be read."""
+    lacks: list[str] = []
+    """What deliveries there will go without."""
 
 
 async def probe(spec: DestinationSpec, token: str, prefix: str = "") -> list[str]:
@@ -135,11 +139,11 @@ async def _probe_remote(spec: DestinationSpec, target: Target) -> None:
 
 
 async def _probe_s3(spec: DestinationSpec, name: str, token: str) -> Tried:
-    from pipeline.destinations.s3_client import S3Client  # noqa: PLC0415  # dear; only for S3
-    from pipeline.destinations.s3_options import without_traces  # noqa: PLC0415  # likewise
+    from pipeline.destinations import s3_afterwards, s3_options  # noqa: PLC0415  # dear; only for S3
+    from pipeline.destinations.s3_client import S3Client  # noqa: PLC0415  # likewise
 
     # What is locked can't be removed again: the object has no lock, only the unfinished one asks.
-    plain = without_traces(spec)
+    plain = s3_options.without_traces(spec)
     target = Target(upload=token, name=name, size=_SIZE, study=token)
     client = S3Client(plain)
     try:
@@ -149,14 +153,22 @@ async def _probe_s3(spec: DestinationSpec, name: str, token: str) -> Tried:
         aborting = await _refusal(lambda: client.call("abort_multipart_upload", **unknown))
         if deleting is not None and aborting is not None:
             raise deleting
+        locking = await s3_afterwards.locking(client)
+        if locking == "none" and s3_options.locks(spec):
+            raise DestinationRefusedError(s3_afterwards.NO_LOCKS)
+        lacks: list[str] = []
         traits: Traits | None = None
         proof: _Proof = ""
         conditional: bool | None = None
         if aborting is None:
-            traits = await _begin(spec, client, target)
-        if deleting is None:
+            with _naming(s3_options.named(spec)):
+                traits = await _begin(spec, client, target)
+        if deleting is None and locking != "always":
             async with _removing(name, lambda: _delete(client, name)):
-                stored = await _write(plain, target)
+                with _naming(s3_options.named(plain)):
+                    stored = await _write(plain, target)
+                if spec.tags and not await s3_afterwards.knows_tags(client, name, _SIZE):
+                    lacks.append("the store keeps no tags")
                 proof = "md5" if "md5" in stored.checksum else "readback"
                 if aborting is None:
                     conditional = await _conditional(client, target)
@@ -165,9 +177,23 @@ async def _probe_s3(spec: DestinationSpec, name: str, token: str) -> Tried:
             traits = msgspec.structs.replace(traits, conditional=conditional)
         refused = {"objects may not be deleted": deleting, "uploads may not be aborted": aborting}
         left_out = [f"{what}: {error.message}" for what, error in refused.items() if error]
-        return Tried(left_out=left_out, traits=traits, proof=proof)
+        if locking == "always":
+            left_out.append("the bucket locks every object by itself, so none was written")
+        return Tried(left_out=left_out, traits=traits, proof=proof, lacks=lacks)
     finally:
         await client.aclose()
+
+
+@contextlib.contextmanager
+def _naming(asked: Sequence[str]) -> Iterator[None]:
+    """Have a refusal name what was asked for beside the bytes: stores seldom say what they mind."""
+    try:
+        yield
+    except DestinationRefusedError as error:
+        if asked:
+            message = f"{error.message}; asked for: {', '.join(asked)}"
+            raise DestinationRefusedError(message) from error
+        raise
 
 
 async def _conditional(client: S3Client, target: Target) -> bool | None:
@@ -284,10 +310,18 @@ async def _refusal(request: Callable[[], Awaitable[object]]) -> DestinationRefus
 
 
 async def _delete(client: S3Client, name: str) -> None:
-    """Delete an object, and its version where the bucket keeps versions: no trace is left."""
-    version = await _version(client, name)
-    if version:
+    """Delete an object, and its versions where the bucket keeps versions: no trace is left.
+
+    A store that heeds no condition has made a second one; what stands there is always the latest.
+    """
+    removed = False
+    for _ in range(_VERSIONS):
+        version = await _version(client, name)
+        if not version:
+            break
         await client.call("delete_object", Key=name, VersionId=version)
+        removed = True
+    if removed:
         return
     answer = await client.call("delete_object", Key=name)
     if answer.get("DeleteMarker") and answer.get("VersionId"):

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from pipeline.delivery import combined_crc
-from pipeline.destinations import crc, s3_options
+from pipeline.destinations import crc, s3_afterwards, s3_options
 from pipeline.destinations.base import Body, Content, PartPlace
 from pipeline.destinations.s3_client import S3Client
 from pipeline.destinations.s3_errors import (
@@ -61,6 +61,7 @@ class S3Destination:
         self._verify: VerifyMode = spec.verify
         self._client = S3Client(spec)
         self._multipart = Multipart(self._client)
+        self._locks = not s3_options.locks(spec)
 
     @property
     def traits(self) -> Traits | None:
@@ -81,6 +82,7 @@ class S3Destination:
             # Ours, of a try that the journal knows nothing of any more: wrong, or sealed anew.
             check_ours(target, standing)
             await self._client.call("delete_object", Key=target.name)
+        await self._check_locks()
         return await self._multipart.begin(target, "md5" if self._verify == "checksum" else "none")
 
     async def resume(self, target: Target, reference: str) -> Begun:
@@ -152,7 +154,7 @@ class S3Destination:
             standing = await self._complete(target, reference, parts, proved)
         check_ours(target, standing)
         stored = await self._verified_or_removed(target, standing, proved)
-        await self._tag(target, standing)
+        await self._make_good(target, standing)
         return stored
 
     async def put(
@@ -175,13 +177,17 @@ class S3Destination:
         if standing is not None:
             check_ours(target, standing)
             try:
-                return await self._verified(target, standing, proved)
+                stored = await self._verified(target, standing, proved)
             except VerificationError:
                 await self._client.call("delete_object", Key=target.name)
+            else:
+                await self._make_good(target, standing)
+                return stored
+        await self._check_locks()
         standing = await self._put(target, data, proved)
         check_ours(target, standing)
         stored = await self._verified_or_removed(target, standing, proved)
-        await self._tag(target, standing)
+        await self._make_good(target, standing)
         return stored
 
     async def find(self, target: Target) -> StoredObject | None:
@@ -230,12 +236,14 @@ class S3Destination:
 
     async def _put(self, target: Target, data: bytes, proved: Proved) -> StandingObject:
         """PUT, and give what stands there. Likewise."""
+        asked = s3_options.of_object(self._client.spec, target)
+        metadata = {OWNER: target.upload, **s3_options.remembered(asked)}
         parameters: dict[str, Any] = {
             "Key": target.name,
             "Body": data,
-            "Metadata": {OWNER: target.upload},
+            "Metadata": metadata,
             "ChecksumCRC64NVME": crc.text(proved.crc64nvme),
-            **s3_options.of_object(self._client.spec, target),
+            **asked,
         }
         if proved.md5_etag:
             parameters["ContentMD5"] = crc.md5_text(bytes.fromhex(proved.md5_etag))
@@ -249,27 +257,20 @@ class S3Destination:
             if standing is None:
                 raise
             return standing
-        told = standing_of(
-            {"ContentLength": len(data), "Metadata": {OWNER: target.upload}, **answer}
-        )
+        told = standing_of({"ContentLength": len(data), "Metadata": metadata, **answer})
         counted = proved.md5_etag and told.etag == proved.md5_etag and not told.opaque_etag
-        if counted and not self._client.spec.tags:
+        if counted and not self._client.spec.tags and not s3_options.locks(self._client.spec):
             return told
         return await self._just_written(target)
 
-    async def _tag(self, target: Target, standing: StandingObject) -> None:
-        """Tag an object whose store took the tags with its creation and forgot them (Ceph 16).
+    async def _check_locks(self) -> None:
+        """See that the bucket gives the lock that is asked for: some stores only repeat it."""
+        if not self._locks:
+            await s3_afterwards.check_locks(self._client)
+            self._locks = True
 
-        One that may not be tagged afterwards has its tags all the same, where they can't be seen.
-        """
-        spec = self._client.spec
-        if not spec.tags or standing.tags:
-            return
-        tags = [
-            {"Key": name, "Value": s3_options.filled(value, target)} for name, value in spec.tags
-        ]
-        with contextlib.suppress(DestinationRefusedError):
-            await self._client.call("put_object_tagging", Key=target.name, Tagging={"TagSet": tags})
+    async def _make_good(self, target: Target, standing: StandingObject) -> None:
+        await s3_afterwards.make_good(self._client, target, standing, lambda: self._look(target))
 
     async def _just_written(self, target: Target) -> StandingObject:
         standing = await self._look(target)

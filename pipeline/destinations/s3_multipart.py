@@ -160,6 +160,7 @@ class Multipart:
 
     async def _create(self, target: Target, **sums: str) -> dict[str, Any]:
         tries = 0
+        asked = s3_options.of_object(self._client.spec, target)
 
         async def create() -> dict[str, Any]:
             nonlocal tries
@@ -167,8 +168,8 @@ class Multipart:
             return await self._client.call_once(
                 "create_multipart_upload",
                 Key=target.name,
-                Metadata={OWNER: target.upload},
-                **s3_options.of_object(self._client.spec, target),
+                Metadata={OWNER: target.upload, **s3_options.remembered(asked)},
+                **asked,
                 **sums,
             )
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any, Final, NamedTuple
 
-from pipeline.destinations import crc
+from pipeline.destinations import crc, s3_options
 from pipeline.destinations.base import Body, Content
 from pipeline.destinations.s3_client import Sent
 from pipeline.destinations.s3_multipart import OWNER
@@ -26,6 +27,11 @@ class StandingObject(NamedTuple):
     owner: str
     opaque_etag: bool
     tags: int
+    lock_mode: str
+    locked_until: datetime | None
+    asked_until: datetime | None
+    """Until when it was to be locked when it was created; None where that was not said."""
+    held: bool
 
 
 class Proved(NamedTuple):
@@ -51,7 +57,20 @@ def standing_of(answer: Mapping[str, Any]) -> StandingObject:
         opaque_etag=str(answer.get("ServerSideEncryption") or "").startswith("aws:kms")
         or bool(answer.get("SSECustomerAlgorithm")),
         tags=int(answer.get("TagCount") or 0),
+        lock_mode=str(answer.get("ObjectLockMode") or ""),
+        locked_until=answer.get("ObjectLockRetainUntilDate"),
+        asked_until=_time_of(metadata.get(s3_options.UNTIL, "")),
+        held=answer.get("ObjectLockLegalHoldStatus") == "ON",
     )
+
+
+def _time_of(text: str) -> datetime | None:
+    """A time that was written down with its offset; None for anything else."""
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return found if found.tzinfo else None
 
 
 def check_ours(target: Target, standing: StandingObject) -> None:

@@ -7,6 +7,7 @@ with everything that touches the object afterwards.
 from __future__ import annotations
 
 import base64
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 from urllib.parse import urlencode
@@ -25,6 +26,9 @@ TOUCHING: Final = CREATING | {
     "upload_part",
 }
 """Those that need the customer's key."""
+
+UNTIL: Final = "dropoffd-lock-until"
+"""The metadata that says until when an object was to be locked: a store may forget the lock."""
 
 _SERVER_SIDE: Final = {"sse-s3": "AES256", "sse-kms": "aws:kms"}
 
@@ -47,12 +51,22 @@ def of_object(spec: DestinationSpec, target: Target, now: datetime | None = None
             [(name, filled(value, target)) for name, value in spec.tags]
         )
     if spec.lock_mode:
-        until = (now or datetime.now(UTC)) + timedelta(days=spec.lock_days)
         parameters["ObjectLockMode"] = spec.lock_mode
-        parameters["ObjectLockRetainUntilDate"] = until.replace(microsecond=0)
+        parameters["ObjectLockRetainUntilDate"] = locked_until(spec, now or datetime.now(UTC))
     if spec.legal_hold:
         parameters["ObjectLockLegalHoldStatus"] = "ON"
     return parameters
+
+
+def remembered(parameters: Mapping[str, Any]) -> dict[str, str]:
+    """Metadata that keep what of :func:`of_object` can't be worked out again."""
+    until: datetime | None = parameters.get("ObjectLockRetainUntilDate")
+    return {UNTIL: until.isoformat()} if until else {}
+
+
+def locked_until(spec: DestinationSpec, begun: datetime) -> datetime:
+    """When the lock of a delivery that began then ends."""
+    return (begun + timedelta(days=spec.lock_days)).replace(microsecond=0)
 
 
 def of_customer(spec: DestinationSpec) -> dict[str, Any]:
@@ -66,6 +80,19 @@ def of_customer(spec: DestinationSpec) -> dict[str, Any]:
 def locks(spec: DestinationSpec) -> bool:
     """Whether objects are locked, so that a store insists on checksums sent along."""
     return bool(spec.lock_mode) or spec.legal_hold
+
+
+def named(spec: DestinationSpec) -> list[str]:
+    """What is asked for, in the words of the configuration."""
+    lock = " ".join([spec.lock_mode, "legal_hold"] if spec.legal_hold else [spec.lock_mode]).strip()
+    found = {
+        "sse": spec.sse,
+        "sse_kms_key": spec.sse_kms_key,
+        "storage_class": spec.storage_class,
+        "object_lock": lock,
+        "tags": " ".join(name for name, _ in spec.tags),
+    }
+    return [f"{key} {value}" for key, value in found.items() if value]
 
 
 def without_traces(spec: DestinationSpec) -> DestinationSpec:

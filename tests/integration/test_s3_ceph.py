@@ -6,20 +6,25 @@ apt-get install --no-install-recommends radosgw ceph-mon ceph-osd
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import os
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 import pytest_asyncio
 
 from daemon.workers import WorkerPool
-from pipeline.destinations.probe import probed
+from pipeline.destinations.probe import PREFIX, probed
+from pipeline.destinations.reading import opened
 from pipeline.errors import DestinationRefusedError
-from pipeline.messages import DestinationSpec, Traits
-from tests.peers.ceph import Ceph
+from pipeline.messages import DestinationSpec, StoredObject, Traits
+from tests.peers.ceph import KMS_KEY, STORAGE_CLASS, Ceph
 from tests.peers.deliveries import MIB, Drop, decrypted, file_of
 
 pytestmark = [pytest.mark.ceph, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(400)]
@@ -31,6 +36,20 @@ DATA = os.urandom(11 * MIB + 3)
 def ceph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ceph]:
     with Ceph(tmp_path_factory.mktemp("ceph")) as server:
         server.make_bucket("store")
+        client = server.client()
+        client.create_bucket(Bucket="locked", ObjectLockEnabledForBucket=True)
+        client.create_bucket(Bucket="locking", ObjectLockEnabledForBucket=True)
+        rule = {"DefaultRetention": {"Mode": "GOVERNANCE", "Days": 1}}
+        client.put_object_lock_configuration(
+            Bucket="locking",
+            ObjectLockConfiguration={"ObjectLockEnabled": "Enabled", "Rule": rule},
+        )
+        server.make_bucket("versioned")
+        client.put_bucket_versioning(
+            Bucket="versioned", VersioningConfiguration={"Status": "Enabled"}
+        )
+        server.make_bucket("full")
+        server.limit_bucket("full", 4096)
         yield server
 
 
@@ -57,6 +76,34 @@ def drop(pool: WorkerPool, spec: DestinationSpec, tmp_path: Path) -> Iterator[Dr
     upload = str(uuid.uuid4())
     with file_of(tmp_path / "data", DATA) as fd:
         yield Drop(pool, spec, fd, upload=upload, name=f"study/{upload}/a name+ü?.bin")
+
+
+async def in_parts(drop: Drop) -> StoredObject:
+    return await drop.deliver()
+
+
+async def whole(drop: Drop) -> StoredObject:
+    return (await drop.deliver_whole()).stored
+
+
+Way = Callable[[Drop], Awaitable[StoredObject]]
+WAYS = pytest.mark.parametrize("way", [in_parts, whole])
+
+
+def about(ceph: Ceph, drop: Drop, **key: object) -> dict[str, Any]:
+    found: dict[str, Any] = ceph.client().head_object(
+        Bucket=drop.destination.bucket, Key=drop.target.name, **key
+    )
+    return found
+
+
+def left(ceph: Ceph, bucket: str) -> list[str]:
+    """Every version, marker and unfinished upload of probes."""
+    client = ceph.client()
+    found = client.list_object_versions(Bucket=bucket, Prefix=PREFIX)
+    growing = client.list_multipart_uploads(Bucket=bucket, Prefix=PREFIX)
+    lists = (found.get("Versions"), found.get("DeleteMarkers"), growing.get("Uploads"))
+    return [str(each["Key"]) for some in lists for each in some or ()]
 
 
 def stored(ceph: Ceph, drop: Drop) -> bytes:
@@ -105,9 +152,10 @@ async def test_anothers_object_is_not_replaced_though_the_store_would(
     assert stored(ceph, drop) == b"theirs"
 
 
-async def test_tags_arrive(ceph: Ceph, drop: Drop) -> None:
+@WAYS
+async def test_tags_arrive(way: Way, ceph: Ceph, drop: Drop) -> None:
     drop.destination = msgspec.structs.replace(drop.destination, tags=(("a", "{upload}"),))
-    await drop.deliver()
+    await way(drop)
     found = ceph.client().get_object_tagging(Bucket="store", Key=drop.target.name)["TagSet"]
     assert found == [{"Key": "a", "Value": drop.target.upload}]
 
@@ -118,3 +166,110 @@ async def test_a_probe_tells_what_the_gateway_lacks(spec: DestinationSpec) -> No
     assert found.traits is not None
     assert found.proof == "md5"
     assert found.traits == Traits(counts=False, conditional=False)
+
+
+@WAYS
+async def test_a_lock_that_the_gateway_forgets_for_parts_is_there_when_it_is_stored(
+    way: Way, ceph: Ceph, drop: Drop
+) -> None:
+    drop.destination = msgspec.structs.replace(
+        drop.destination, bucket="locked", lock_mode="COMPLIANCE", lock_days=2, legal_hold=True
+    )
+    await way(drop)
+    found = about(ceph, drop)
+    assert (found["ObjectLockMode"], found["ObjectLockLegalHoldStatus"]) == ("COMPLIANCE", "ON")
+    ends = found["ObjectLockRetainUntilDate"] - datetime.now(UTC)
+    assert timedelta(days=1, hours=23) < ends < timedelta(days=2)
+    versions = ceph.client().list_object_versions(Bucket="locked", Prefix=drop.target.name)
+    assert len(versions["Versions"]) == 1
+
+
+@WAYS
+async def test_a_lock_is_the_one_that_was_asked_for_where_the_bucket_gives_another(
+    way: Way, ceph: Ceph, drop: Drop
+) -> None:
+    drop.destination = msgspec.structs.replace(
+        drop.destination, bucket="locking", lock_mode="GOVERNANCE", lock_days=9
+    )
+    await way(drop)
+    ends = about(ceph, drop)["ObjectLockRetainUntilDate"] - datetime.now(UTC)
+    assert timedelta(days=8, hours=23) < ends < timedelta(days=9)
+
+
+@WAYS
+async def test_a_bucket_without_locks_takes_nothing_that_has_to_be_locked(
+    way: Way, ceph: Ceph, drop: Drop
+) -> None:
+    drop.destination = msgspec.structs.replace(drop.destination, legal_hold=True)
+    with pytest.raises(DestinationRefusedError, match="keeps no locks"):
+        await way(drop)
+    found = ceph.client().list_objects_v2(Bucket="store", Prefix=drop.target.name)
+    assert found["KeyCount"] == 0
+
+
+@WAYS
+@pytest.mark.parametrize("kind", ["sse-c", "sse-kms"])
+async def test_what_the_gateway_encrypts_is_read_as_it_was_sent(
+    kind: str, way: Way, ceph: Ceph, drop: Drop
+) -> None:
+    key = bytes(range(32))
+    asked: dict[str, Any] = {"sse": "sse-kms", "sse_kms_key": KMS_KEY}
+    needed: dict[str, str | bytes] = {}
+    if kind == "sse-c":
+        asked = {"sse": "sse-c", "sse_c_key": base64.b64encode(key).decode()}
+        needed = {"SSECustomerAlgorithm": "AES256", "SSECustomerKey": key}
+    drop.destination = msgspec.structs.replace(drop.destination, **asked)
+    result = await way(drop)
+    assert result.verified in {"checksum", "readback"}
+    async with opened(drop.destination, drop.target.name) as found:
+        data = b"".join([piece async for piece in found.read(0, found.size)])
+    assert hashlib.sha256(decrypted(data)).digest() == hashlib.sha256(DATA).digest()
+    head = about(ceph, drop, **needed)
+    assert head.get("ServerSideEncryption" if kind == "sse-kms" else "SSECustomerAlgorithm")
+
+
+@WAYS
+async def test_objects_are_of_the_storage_class_that_was_asked_for(
+    way: Way, ceph: Ceph, drop: Drop
+) -> None:
+    drop.destination = msgspec.structs.replace(drop.destination, storage_class=STORAGE_CLASS)
+    await way(drop)
+    listed = ceph.client().list_objects_v2(Bucket="store", Prefix=drop.target.name)["Contents"]
+    assert [found["StorageClass"] for found in listed] == [STORAGE_CLASS]
+    assert decrypted(stored(ceph, drop)) == DATA
+
+
+@WAYS
+async def test_a_full_bucket_refuses(way: Way, drop: Drop) -> None:
+    drop.destination = msgspec.structs.replace(drop.destination, bucket="full")
+    with pytest.raises(DestinationRefusedError, match="QuotaExceeded"):
+        await way(drop)
+
+
+@pytest.mark.parametrize("bucket", ["versioned", "locked"])
+async def test_a_probe_leaves_no_version_though_the_gateway_heeds_no_condition(
+    bucket: str, ceph: Ceph, spec: DestinationSpec
+) -> None:
+    found = await probed(msgspec.structs.replace(spec, bucket=bucket), uuid.uuid4().hex)
+    assert (found.left_out, found.proof) == ([], "md5")
+    assert left(ceph, bucket) == []
+
+
+async def test_a_probe_writes_nothing_that_the_bucket_would_lock(
+    ceph: Ceph, spec: DestinationSpec
+) -> None:
+    found = await probed(msgspec.structs.replace(spec, bucket="locking"), uuid.uuid4().hex)
+    assert found.left_out == ["the bucket locks every object by itself, so none was written"]
+    assert left(ceph, "locking") == []
+
+
+async def test_a_probe_finds_out_that_the_bucket_keeps_no_locks(spec: DestinationSpec) -> None:
+    asking = msgspec.structs.replace(spec, lock_mode="GOVERNANCE", lock_days=1)
+    with pytest.raises(DestinationRefusedError, match="keeps no locks"):
+        await probed(asking, uuid.uuid4().hex)
+
+
+async def test_a_refused_probe_names_what_was_asked_for(spec: DestinationSpec) -> None:
+    asking = msgspec.structs.replace(spec, storage_class="NO_SUCH_CLASS")
+    with pytest.raises(DestinationRefusedError, match="asked for: storage_class NO_SUCH_CLASS"):
+        await probed(asking, uuid.uuid4().hex)

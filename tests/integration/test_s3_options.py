@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import os
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -18,20 +17,28 @@ from botocore.exceptions import ClientError
 from daemon.checks import remote
 from daemon.settings import Destination
 from daemon.stores import StoreMemory
-from pipeline.destinations.base import PartPlace
 from pipeline.destinations.looking import look
 from pipeline.destinations.probe import probed
 from pipeline.destinations.reading import opened
 from pipeline.destinations.s3 import S3Destination
 from pipeline.errors import DestinationRefusedError
-from pipeline.messages import DestinationSpec, StoredObject, Target, Traits, VerifyMode
-from tests.peers.deliveries import MIB, BytesBody
-from tests.peers.s3_between import COMPLETE, CREATE, GET, HEAD, PARTS, PUT, Between, operation
+from pipeline.messages import DestinationSpec, Target, Traits, VerifyMode
+from tests.peers.s3_between import (
+    Between,
+)
+from tests.peers.s3_recorder import (
+    PIECES,
+    Way,
+    asking_of,
+    deliver,
+    deliver_whole,
+    headers_of,
+    recording,
+)
 from tests.peers.seaweedfs import Weed
 
 pytestmark = pytest.mark.peers
 
-PIECES = [os.urandom(5 * MIB), os.urandom(100)]
 KEY = bytes(range(32))
 CUSTOMER = "x-amz-server-side-encryption-customer-"
 CUSTOMER_HEADERS = {
@@ -68,30 +75,6 @@ def target() -> Target:
     return Target(upload=upload, name=f"{upload}/x", size=size, study="a study")
 
 
-async def deliver(spec: DestinationSpec, target: Target) -> StoredObject:
-    store = S3Destination(spec)
-    try:
-        reference = await store.begin(target, stale=False)
-        parts = [
-            await store.put_part(
-                target, reference, PartPlace(number=n, offset=0, size=len(piece)), BytesBody(piece)
-            )
-            for n, piece in enumerate(PIECES, 1)
-        ]
-        return await store.finish(target, reference, parts)
-    finally:
-        await store.aclose()
-
-
-async def deliver_whole(spec: DestinationSpec, target: Target) -> StoredObject:
-    store = S3Destination(spec)
-    try:
-        return await store.put(target, BytesBody(b"".join(PIECES)), stale=True)
-    finally:
-        await store.aclose()
-
-
-Way = Callable[[DestinationSpec, Target], Awaitable[StoredObject]]
 WAYS = pytest.mark.parametrize("way", [deliver, deliver_whole], ids=["parts", "whole"])
 
 
@@ -167,6 +150,20 @@ async def test_a_probe_leaves_nothing_where_objects_are_locked(
     assert not versions.get("Versions")
 
 
+async def test_a_probe_writes_nothing_that_the_bucket_would_lock(
+    spec: DestinationSpec, weed: Weed
+) -> None:
+    client = weed.client()
+    client.create_bucket(Bucket="locking", ObjectLockEnabledForBucket=True)
+    rule = {"DefaultRetention": {"Mode": "GOVERNANCE", "Days": 1}}
+    client.put_object_lock_configuration(
+        Bucket="locking", ObjectLockConfiguration={"ObjectLockEnabled": "Enabled", "Rule": rule}
+    )
+    found = await probed(msgspec.structs.replace(spec, bucket="locking"), uuid.uuid4().hex)
+    assert found.left_out == ["the bucket locks every object by itself, so none was written"]
+    assert not client.list_object_versions(Bucket="locking").get("Versions")
+
+
 async def test_a_probe_tells_what_the_store_can_do(spec: DestinationSpec) -> None:
     found = await probed(msgspec.structs.replace(spec, bucket="store"), uuid.uuid4().hex)
     assert found.proof == "crc64nvme"
@@ -206,44 +203,13 @@ async def test_check_shows_the_proof_and_the_daemon_needs_no_try_of_its_own(
 
 @pytest.fixture
 async def fake(target: Target) -> AsyncIterator[Between]:
-    async with Between() as server:
-        server.answer(HEAD, 404)
-        server.answer(CREATE, 200, "<R><UploadId>u1</UploadId></R>", times=2)
-        server.answer(operation("DELETE"), 204, times=10)
-        server.answer(PARTS, 200, headers={"ETag": '"part"'}, times=2)
-        server.answer(PUT, 200, headers={"ETag": '"whole"'})
-        server.answer(COMPLETE, 200, "<R><ETag>whole</ETag></R>")
-        about = {
-            "x-amz-meta-dropoffd-upload": target.upload,
-            "x-amz-tagging-count": "1",
-            "ETag": '"whole"',
-        }
-        body = "x" * target.size
-        server.answer(HEAD, 200, body, times=10, headers=about)
-        server.answer(lambda request: "Range" in request.headers, 206, body, times=10)
-        server.answer(GET, 200, body, times=10)
+    async with recording(target) as server:
         yield server
 
 
 @pytest.fixture
 def asking(fake: Between) -> DestinationSpec:
-    return DestinationSpec(
-        name="fake",
-        type="s3",
-        endpoint=fake.url,
-        bucket="store",
-        verify="size",
-        access_key="key",
-        secret_key="secret",
-    )
-
-
-def headers_of(fake: Between, method: str, query: str) -> list[dict[str, str]]:
-    return [
-        {name.lower(): value for name, value in seen.headers.items()}
-        for seen in fake.seen
-        if seen.method == method and (not query or query in seen.query)
-    ]
+    return asking_of(fake)
 
 
 def has(found: dict[str, str], wanted: dict[str, str]) -> bool:
@@ -306,16 +272,6 @@ async def test_a_customers_key_goes_with_everything_that_touches_the_object(
         found = {name.lower(): value for name, value in seen.headers.items()}
         assert has(found, CUSTOMER_HEADERS), seen.method
         assert CUSTOMER_HEADERS[f"{CUSTOMER}key"] not in str(seen.query)
-
-
-async def test_tags_that_a_store_forgets_are_set_afterwards(
-    fake: Between, asking: DestinationSpec, target: Target
-) -> None:
-    fake.strip(HEAD, "x-amz-tagging-count")
-    tagging = operation("PUT", query="tagging")
-    fake.answer(tagging, 200)
-    await deliver(msgspec.structs.replace(asking, tags=(("a", "{upload}"),)), target)
-    assert len(headers_of(fake, "PUT", "tagging")) == 1
 
 
 async def test_locked_parts_carry_their_checksum(

@@ -148,3 +148,37 @@ async def test_a_probe_tells_that_the_store_heeds_no_condition(spec: Destination
     found = await probed(spec, uuid.uuid4().hex)
     assert found.proof == "md5"
     assert found.traits == Traits(counts=False, conditional=False)
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["parts", "whole"])
+async def test_tags_that_the_store_does_not_know_do_not_replace_the_object(
+    whole: bool,  # noqa: FBT001  # a parameter of the test
+    pool: WorkerPool,
+    spec: DestinationSpec,
+    source: int,
+    data: bytes,
+    server: RcloneS3,
+) -> None:
+    drop = drop_of(pool, msgspec.structs.replace(spec, tags=(("a", "b"),)), source)
+    await (drop.deliver_whole() if whole else drop.deliver())
+    assert decrypted(stored(server, drop)) == data
+
+
+async def test_a_probe_tells_that_the_store_keeps_no_tags(spec: DestinationSpec) -> None:
+    found = await probed(msgspec.structs.replace(spec, tags=(("a", "b"),)), uuid.uuid4().hex)
+    assert found.lacks == ["the store keeps no tags"]
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["parts", "whole"])
+async def test_a_lock_that_the_store_only_repeats_is_refused(
+    whole: bool,  # noqa: FBT001  # a parameter of the test
+    pool: WorkerPool,
+    spec: DestinationSpec,
+    source: int,
+    server: RcloneS3,
+) -> None:
+    locked = msgspec.structs.replace(spec, lock_mode="COMPLIANCE", lock_days=1)
+    drop = drop_of(pool, locked, source)
+    with pytest.raises(DestinationRefusedError, match="keeps no locks"):
+        await (drop.deliver_whole() if whole else drop.deliver())
+    assert not (server.directory / "store" / drop.target.name).exists()

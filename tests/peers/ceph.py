@@ -5,6 +5,7 @@ Debian's packages ``radosgw``, ``ceph-mon`` and ``ceph-osd`` are needed; nothing
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import os
 import signal
@@ -21,6 +22,10 @@ from botocore.exceptions import BotoCoreError, ClientError
 from tests.peers import cache
 from tests.peers.seaweedfs import free_ports, s3_client
 
+KMS_KEY = "the-key"
+"""A key that the gateway has for SSE-KMS."""
+STORAGE_CLASS = "COLD"
+"""One that it has beside the usual."""
 START_TIMEOUT = 180.0
 """Seconds; it makes a dozen pools when it starts for the first time."""
 
@@ -48,6 +53,11 @@ class Ceph:
 
     def make_bucket(self, name: str) -> None:
         self.client().create_bucket(Bucket=name)
+
+    def limit_bucket(self, name: str, size: int) -> None:
+        """Give a bucket a quota of some bytes."""
+        for words in (("set", f"--max-size={size}"), ("enable",)):
+            self._admin("quota", words[0], "--quota-scope=bucket", f"--bucket={name}", *words[1:])
 
     def __enter__(self) -> Self:
         try:
@@ -102,6 +112,9 @@ public addr = 127.0.0.1
 cluster addr = 127.0.0.1
 ms bind ipv4 = true
 rgw dns name =
+rgw crypt require ssl = false
+rgw crypt s3 kms backend = testing
+rgw crypt s3 kms encryption keys = {KMS_KEY}={base64.b64encode(bytes(range(32))).decode()}
 """
         )
 
@@ -132,9 +145,12 @@ rgw dns name =
         name = "client.rgw.tests"
         self._ceph("auth", "get-or-create", name, "mon", "allow rw", "osd", "allow rwx",
                    "-o", str(self.directory / f"{name}.keyring"))  # fmt: skip
-        self._do("radosgw-admin", *self._named("client.admin"), "user", "create", "--uid=tests",
-                 "--display-name=tests", f"--access-key={self.access_key}",
-                 f"--secret-key={self.secret_key}")  # fmt: skip
+        keys = (f"--access-key={self.access_key}", f"--secret-key={self.secret_key}")
+        self._admin("user", "create", "--uid=tests", "--display-name=tests", *keys)
+        of_class = ("--placement-id=default-placement", f"--storage-class={STORAGE_CLASS}")
+        self._admin("zonegroup", "placement", "add", "--rgw-zonegroup=default", *of_class)
+        self._admin("zone", "placement", "add", "--rgw-zone=default", *of_class,
+                    "--data-pool=default.rgw.cold.data")  # fmt: skip
         self._run("radosgw", name, f"--rgw-frontends=beast endpoint=127.0.0.1:{self._port}")
         deadline = time.monotonic() + START_TIMEOUT
         while True:
@@ -156,6 +172,9 @@ rgw dns name =
 
     def _ceph(self, *words: str) -> None:
         self._do("ceph", *self._named("client.admin"), "--connect-timeout", "60", *words)
+
+    def _admin(self, *words: str) -> None:
+        self._do("radosgw-admin", *self._named("client.admin"), *words)
 
     def _do(self, *command: str | Path) -> None:
         cache.run(command, cwd=self.directory, timeout=START_TIMEOUT)

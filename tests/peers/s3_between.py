@@ -80,13 +80,16 @@ class Between:
         body: str = "",
         times: int = 1,
         headers: Mapping[str, str] | None = None,
+        *,
+        ahead: bool = False,
     ) -> None:
-        """Answer without asking the store."""
+        """Answer without asking the store; ``ahead`` of what was told before."""
 
         def make() -> web.Response:
             return web.Response(status=status, text=body, headers=headers)
 
-        self._spoils += [_Spoil(meets, make)] * times
+        place = 0 if ahead else len(self._spoils)
+        self._spoils[place:place] = [_Spoil(meets, make)] * times
 
     def lose(self, meets: Meets, times: int = 1) -> None:
         """Have the store do it, and hang up."""
