@@ -16,6 +16,7 @@ from daemon.processing.receipts import ReceiptFiles
 from daemon.scheduling.slots import Slots
 from daemon.settings import Settings
 from daemon.stores import StoreMemory
+from daemon.tasks import run_all
 from pipeline.messages import DestinationSpec, Traits
 from pipeline.running_digest import RunningDigest
 
@@ -109,6 +110,29 @@ class Context:
             for task in (working, stopping):
                 task.cancel()
             await asyncio.wait((working, stopping))
+
+    async def run_all(self, *steps: Coroutine[Any, Any, None]) -> None:
+        """Run all at once. The first that fails ends the others, and its error is raised alone.
+
+        One that sees that we stop leaves the others alone: they have parts in flight, and see it by
+        themselves. StoppedError comes after all of them.
+        """
+        stopped = False
+
+        async def ended(step: Coroutine[Any, Any, None]) -> None:
+            nonlocal stopped
+            try:
+                await step
+            except StoppedError:
+                stopped = True
+
+        try:
+            await run_all(*(ended(step) for step in steps))
+        finally:
+            for step in steps:
+                step.close()  # some may have been ended before they began
+        if stopped:
+            raise StoppedError
 
     def go_on(self) -> None:
         """Raise StoppedError once the service stops."""

@@ -29,7 +29,6 @@ from daemon.processing.past import abort_job
 from daemon.processing.prepare import WHOLE_LIMIT
 from daemon.scheduling import costs
 from daemon.scheduling.station import LONGEST_RETRY_AFTER
-from daemon.tasks import run_all
 from pipeline.errors import (
     DestinationError,
     DestinationUnreachableError,
@@ -321,7 +320,7 @@ class DeliveryRun:
             parts=tuple(parts[number] for number in sorted(parts)),
         )
         if is_read_back(self._delivery):
-            known = await asyncio.shield(digest)  # it is the other deliveries', too
+            known = await self._context.unless_stopped(_shared(digest))
             job = msgspec.structs.replace(job, seal=self._seal, digest=known)
         return (await self._exchange.ask(job, Finished)).stored
 
@@ -336,7 +335,8 @@ class DeliveryRun:
                 self._context.go_on()
                 await step(span)
 
-        await run_all(*(lane() for _ in range(min(2 * self._context.slots.most, len(todo)))))
+        lanes = min(2 * self._context.slots.most, len(todo))
+        await self._context.run_all(*(lane() for _ in range(lanes)))
 
     async def _check_source(self) -> None:
         """The file under the upload's name is still the one that was read, and unchanged."""
@@ -419,3 +419,8 @@ class DeliveryRun:
             verified=stored.verified if stored else None,
             error_code=attempt.error.code if attempt.error else None,
         )
+
+
+async def _shared(digest: asyncio.Future[str]) -> str:
+    """The digest; giving up to wait for it leaves it to the other deliveries."""
+    return await asyncio.shield(digest)

@@ -19,7 +19,6 @@ from daemon.processing.deliver import DeliveryRun
 from daemon.processing.growth import Growth
 from daemon.processing.past import RESTARTS, is_unchanged, throw_away, trail_of
 from daemon.processing.prepare import WHOLE_LIMIT, fixed
-from daemon.tasks import run_all
 from pipeline.errors import (
     DestinationError,
     DropoffError,
@@ -162,7 +161,7 @@ class Follower:
             for delivery in await self._context.journal.deliveries(upload.id)
             if delivery.part_size
         ]
-        await run_all(*sending, self._digest(upload, source, growth))
+        await self._context.run_all(*sending, self._digest(upload, source, growth))
 
     async def _send(self, run: DeliveryRun, growth: Growth) -> None:
         """Have one destination get its parts, whatever becomes of the others.

@@ -27,7 +27,6 @@ from daemon.processing.past import RESTARTS, is_unchanged, throw_away
 from daemon.processing.prepare import WHOLE_LIMIT, announce, check_size, prepare
 from daemon.processing.receipts import make_receipt
 from daemon.scheduling.places import Places
-from daemon.tasks import run_all
 from pipeline import receipt as receipts
 from pipeline.errors import DropoffError, SourceChangedError
 from pipeline.messages import Digest, Digested
@@ -137,7 +136,7 @@ class UploadRun:
             digest.set_result(upload.digest)
         elif any(map(is_read_back, due)) or not any(delivery.part_size == 0 for delivery in due):
             steps.append(self._take_digest(upload, source, digest))
-        await run_all(*steps)
+        await self._context.run_all(*steps)
 
     async def _held_until(self, delivery: Delivery, now: float) -> float | None:
         """When it has waited for as long as it may, where its destination can't be tried now."""

@@ -335,6 +335,40 @@ async def test_a_digest_that_takes_hours_does_not_hold_up_a_stop(bench: Bench) -
             await started.wait()
 
 
+@pytest.mark.parametrize("kind", [Digest, Part])
+async def test_a_stop_waits_for_parts_in_flight_whatever_else_ends_before(
+    bench: Bench, kind: type[Job]
+) -> None:
+    sending, going = asyncio.Event(), asyncio.Event()
+
+    async def slowly() -> None:
+        sending.set()
+        await going.wait()
+
+    async def at_once() -> None:
+        await sending.wait()
+        asyncio.get_running_loop().call_later(0.2, going.set)
+        bench.conductor.stop()
+        if kind is Digest:
+            await asyncio.Event().wait()
+
+    def fault(job: Job) -> Awaitable[None] | None:
+        if isinstance(job, Part) and job.span.number == 1:
+            return slowly()
+        first = isinstance(job, kind) and not bench.conductor._context.stopping.is_set()
+        return at_once() if first else None
+
+    bench.workers.fault = fault
+    async with bench.running():
+        upload = await bench.receive(12 * MIB)
+        await going.wait()
+    bench.workers.fault = lambda _: None
+    bench.restart()
+    async with bench.running():
+        await bench.until(upload, UploadState.DONE)
+    assert bench.workers.parts_sent().count(1) == 1
+
+
 async def test_a_destination_that_still_takes_parts_is_not_given_up(bench: Bench) -> None:
     def fault(job: Job) -> None:
         if isinstance(job, Finish) and sum(isinstance(j, Finish) for j in bench.workers.jobs) == 1:
