@@ -17,6 +17,7 @@ import pytest
 
 from pipeline.envelope import keys
 from tests.faults.cases import calls, info, names, spool
+from tests.peers import traces
 from tests.peers.dropoffd import Dropoffd
 from tests.peers.oracle import Folder, Sent, check_delivered
 from tests.peers.reference_api import ReferenceServer
@@ -295,6 +296,15 @@ def test_every_neighbour_is_delivered_and_nothing_else(scene: Scene) -> None:
     assert {tus_id for tus_id, row in listed.items() if row["state"] == "done"} == {
         sent.tus_id for sent in scene.sent
     }
+
+
+def test_none_of_it_brings_a_secret_out_or_breaks_the_journal(scene: Scene) -> None:
+    secrets = [ReferenceServer.secret]
+    assert traces.check_processes(scene.daemon, secrets)
+    traces.check_secrets(scene.daemon, secrets)
+    sent = {upload.tus_id for upload in scene.sent}
+    ids = traces.upload_ids(scene.daemon)
+    traces.check_audit(scene.daemon, [upload for tus_id in sent for upload in ids[tus_id]])
 
 
 def has_stored(drop: dict[str, Any]) -> bool:

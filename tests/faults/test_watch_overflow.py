@@ -25,6 +25,7 @@ import pytest
 
 from daemon.intake.finder import Finder
 from daemon.journal.sqlite import SqliteJournal
+from tests.peers import traces
 from tests.peers.dropoffd import Dropoffd
 from tests.peers.intake import Recorded, settings_in
 from tests.peers.tusd_files import lay_info
@@ -37,6 +38,8 @@ SHORT = 64
 """Entries of the queue."""
 USUAL = 16384
 """What it is where nobody changed it."""
+LOCKS = ("a.lock", "b.lock")
+"""Files that make events of no interest."""
 CONFIG = (
     '[destinations.local]\ntype = "directory"\ndirectory = "{directory}/store"\n'
     f'[studies."{STUDY}"]\nencrypt = "none"\ndestinations = ["local"]\n'
@@ -99,6 +102,15 @@ class Drops:
         for path in self.store.rglob("*.txt"):
             assert path.read_text() == path.stem
 
+    def check_ended(self) -> None:
+        """A daemon that has stopped left nothing behind, and each deletion is on record."""
+        left = {path.name for path in self.daemon.uploads.iterdir()} - set(LOCKS)
+        assert not left
+        assert traces.leftovers(self.daemon) == []
+        traces.check_journal(self.daemon, {})
+        ids = traces.upload_ids(self.daemon).values()
+        traces.check_audit(self.daemon, [upload for (upload,) in ids])
+
     def rescanned(self) -> int:
         """Uploads that a daemon found by nothing but its later scans, where it never died."""
         lines = [line for line in self.daemon.metrics if line["event"] == "rescan"]
@@ -121,7 +133,7 @@ class Drops:
 
     def _fill(self, count: int) -> None:
         """Make events of no interest; two that are alike and in a row would be one."""
-        files = [self.daemon.uploads / name for name in ("a.lock", "b.lock")]
+        files = [self.daemon.uploads / name for name in LOCKS]
         for file in files:
             file.touch()
         for number in range(count):
@@ -188,6 +200,7 @@ def _loses_nothing(drops: Drops, uploads: int, kills: int) -> None:
         seconds = time.monotonic() - began
         drops.check()
         assert drops.daemon.stop() == 0
+        drops.check_ended()
     print(f"{uploads} uploads, {kills} kills: {seconds:.1f} s")  # noqa: T201 -- the suite tells it
 
 
