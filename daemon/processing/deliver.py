@@ -218,6 +218,8 @@ class DeliveryRun:
             if not reference:
                 raise
             await self._journal.forget_parts(self._upload.id, self._delivery.position, None)
+            # A place that has but one name for it gives the same reference again.
+            self._delivery = msgspec.structs.replace(self._delivery, reference="")
             return await self._begun("")
         if self._context.stores is not None:
             await self._context.stores.learn(self._delivery.destination, begun.traits)

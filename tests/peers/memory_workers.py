@@ -53,6 +53,8 @@ class MemoryWorkers:
         """Parts by reference."""
         self.jobs: list[Job] = []
         self.fault: Callable[[Job], Any] = lambda _: None
+        self.one_name = False
+        """Whether an unfinished object's reference is made of its name, as an SFTP server's is."""
         self._slots = slots
         self._count = 0
 
@@ -115,7 +117,8 @@ class MemoryWorkers:
     def _begin(self, job: Begin) -> Begun:
         if not job.reference:
             self._count += 1
-            reference = f"ref-{self._count}"
+            names = (job.destination.name, job.target.name)
+            reference = "/".join(names) if self.one_name else f"ref-{self._count}"
             self.unfinished[reference] = {}
             return Begun(reference=reference)
         if job.reference not in self.unfinished:

@@ -169,7 +169,12 @@ async def test_what_a_begin_left_whose_answer_was_lost_is_removed_by_the_next_on
     assert stale == [False, True, True]
 
 
-async def test_a_destination_that_forgot_the_upload_gets_it_from_the_start(bench: Bench) -> None:
+@pytest.mark.parametrize("one_name", [False, True])
+async def test_a_destination_that_forgot_the_upload_gets_it_from_the_start(
+    bench: Bench,
+    one_name: bool,  # noqa: FBT001 -- a case
+) -> None:
+    bench.workers.one_name = one_name
     bench.workers.fault = failing(Finish, DestinationUnreachableError("away"))
     async with bench.running():
         upload = await bench.receive(12 * MIB)
