@@ -239,8 +239,6 @@ class S3Destination:
         asked = s3_options.of_object(self._client.spec, target)
         metadata = {OWNER: target.upload, **s3_options.remembered(asked)}
         parameters: dict[str, Any] = {
-            "Key": target.name,
-            "Body": data,
             "Metadata": metadata,
             "ChecksumCRC64NVME": crc.text(proved.crc64nvme),
             **asked,
@@ -249,9 +247,9 @@ class S3Destination:
             parameters["ContentMD5"] = crc.md5_text(bytes.fromhex(proved.md5_etag))
         try:
             try:
-                answer = await self._client.call("put_object", IfNoneMatch="*", **parameters)
+                answer = await self._client.put(target.name, data, IfNoneMatch="*", **parameters)
             except UnsupportedError:
-                answer = await self._client.call("put_object", **parameters)
+                answer = await self._client.put(target.name, data, **parameters)
         except (StandsError, ConflictingError, DestinationUnreachableError):
             standing = await self._look(target)
             if standing is None:

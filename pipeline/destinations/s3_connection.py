@@ -22,6 +22,7 @@ from aiobotocore.session import AioSession, get_session
 from botocore.handlers import add_expect_header
 
 from pipeline.destinations.s3_http import CautiousSession, stay_there
+from pipeline.destinations.s3_put import Putting
 from pipeline.destinations.s3_signing import Patterns
 from pipeline.messages import DestinationSpec
 
@@ -55,6 +56,7 @@ class Connection:
         self.credentials = credentials
         """That the client signs with."""
         self.patterns = Patterns()
+        self.putting = Putting(client, credentials)
         self.users = 0
         self.stack = stack
 
