@@ -12,7 +12,8 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from pipeline.destinations.base import Body
-from pipeline.destinations.s3_client import S3Client
+from pipeline.destinations.s3_client import S3Client, Sent
+from pipeline.destinations.s3_connection import Connection
 from pipeline.destinations.s3_http import LONGEST_ANSWER
 from pipeline.errors import DestinationError, DestinationUnreachableError
 from pipeline.messages import DestinationSpec
@@ -164,12 +165,12 @@ async def test_an_endless_answer_of_a_store_is_cut_off_in_bounded_memory() -> No
 
 async def test_an_endless_answer_to_a_part_is_cut_off() -> None:
     async with store(endless) as client:
+
+        async def send(at: Connection) -> Sent:
+            return await client._send(await client._signed_part(at, "k", "u", 1, None), Bytes())
+
         with pytest.raises(DestinationUnreachableError):
-            await client._settled(
-                lambda at: client._send(
-                    at, "upload_part", {"Key": "k", "UploadId": "u", "PartNumber": 1}, Bytes()
-                )
-            )
+            await client._settled(send)
 
 
 async def test_a_packed_answer_of_a_store_is_not_unpacked() -> None:
