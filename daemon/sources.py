@@ -7,6 +7,7 @@ import os
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
+from daemon.hand import Hand
 from daemon.journal.model import Upload
 from daemon.opening import (
     OpenedSource,
@@ -42,6 +43,7 @@ class FileSources:
         self._roots = tuple(roots)
         self._remove_partials = remove_partials
         self._reached = reached
+        self._opening: Hand | None = None
 
     async def open(self, upload: Upload) -> OpenedSource:
         """The upload's file, open for reading.
@@ -49,7 +51,9 @@ class FileSources:
         Raises SourceUnsafeError, SourceMissingError, and SourceUnavailableError where the machine
         is in trouble (the file system isn't mounted, a disk fails, no descriptor is left).
         """
-        return await asyncio.to_thread(self._open, upload)
+        if self._opening is None:
+            self._opening = Hand("sources")  # every upload is opened twice, for a moment each
+        return await self._opening.run(lambda: self._open(upload))
 
     async def remove(self, upload: Upload) -> None:
         """Delete data and ``.info``, in this order. Another file in its place is left alone.
