@@ -92,7 +92,11 @@ class Dropoffd:
                 env={"PATH": os.environ["PATH"], "HOME": str(self.directory), **self._environment},
             )
         if wait:
-            self.wait_for(lambda: self.status() is not None, READY_TIMEOUT, "the daemon is ready")
+            try:
+                self.wait_for(self._answers, READY_TIMEOUT, "the daemon is ready")
+            except BaseException:
+                self.kill()  # a context that is not entered is not left either
+                raise
 
     def stop(self, timeout: float = 60.0) -> int:
         """SIGTERM, and the exit code."""
@@ -130,6 +134,9 @@ class Dropoffd:
             finally:
                 connection.close()
         return None
+
+    def _answers(self) -> bool:
+        return self.status() is not None
 
     def cli(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run a `dropoffd` command with this daemon's config."""
