@@ -203,7 +203,7 @@ def test_one_that_is_taken_back_is_reported_so_and_never_stored(cell: Cell) -> N
     assert (taken_back.known, taken_back.told) == (cell.asks, cell.asks)
     if taken_back.known:
         states = [report["state"] for report in cell.drop(taken_back.tus_id)["reports"]]
-        assert states == ["receiving", "terminated"]
+        assert (set(states[:-1]), states[-1]) == ({"receiving"}, "terminated")
     cell.seen["taken_back"] = matrix.YES if taken_back.told else "the API never heard of it"
 
 

@@ -212,14 +212,19 @@ async def _taken_back(site: Site, way: Way) -> TakenBack:
 
 
 async def _reported(site: Site, tus_id: str) -> int | None:
-    """Wait for a first report of an upload: the bytes that it tells of; None: there is none."""
+    """Wait for a report of an upload's bytes: how many it tells of; None: there is none.
+
+    One that was seen before its first byte came may have been reported with none.
+    """
+
+    def received() -> int:
+        drop = site.drop(tus_id)
+        return 0 if drop is None else max(report["received"] for report in drop["reports"])
+
     patience = PATIENCE if site.asks else UNTOLD
-    if not await _told(lambda: bool(site.states(tus_id)), patience):
+    if not await _told(lambda: received() > 0, patience):
         return None
-    drop = await asyncio.to_thread(site.drop, tus_id)
-    assert drop is not None
-    received: int = drop["reports"][0]["received"]
-    return received
+    return await asyncio.to_thread(received)
 
 
 async def _told(condition: Callable[[], bool], seconds: float) -> bool:
