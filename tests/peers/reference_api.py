@@ -115,7 +115,7 @@ class ReferenceServer:
             return 0
         process.send_signal(number)
         try:
-            code = process.wait(10)
+            code = process.wait(60)
         except subprocess.TimeoutExpired:
             process.kill()
             code = process.wait(10)
