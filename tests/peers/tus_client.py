@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterable, Mapping, Sequence
 from types import TracebackType
 from typing import Self
 from urllib.parse import urljoin
@@ -47,7 +47,17 @@ class TusClient:
         concat = {"Upload-Concat": "final;" + " ".join(parts)}
         return await self._post({**concat, **_metadata(metadata)})
 
-    async def patch(self, upload: str, offset: int, data: bytes, length: int | None = None) -> None:
+    async def offset(self, upload: str) -> int:
+        """How much of an upload the server has."""
+        return int((await self._request("HEAD", upload, {}))["Upload-Offset"])
+
+    async def patch(
+        self,
+        upload: str,
+        offset: int,
+        data: bytes | AsyncIterable[bytes],
+        length: int | None = None,
+    ) -> None:
         """Send bytes; `length` declares a deferred one."""
         headers = {"Content-Type": "application/offset+octet-stream", "Upload-Offset": str(offset)}
         if length is not None:
@@ -74,7 +84,11 @@ class TusClient:
         return urljoin(self.url, answer["Location"])
 
     async def _request(
-        self, method: str, url: str, headers: Mapping[str, str], data: bytes | None = None
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        data: bytes | AsyncIterable[bytes] | None = None,
     ) -> Mapping[str, str]:
         assert self._session is not None
         async with self._session.request(
