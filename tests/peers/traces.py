@@ -89,7 +89,10 @@ def check_journal(daemon: Dropoffd, told: Mapping[str, Sequence[Mapping[str, Any
 def check_audit(daemon: Dropoffd, stored: Iterable[str]) -> None:
     """The chain is whole, and has the deletion of each source whose upload is ``stored``."""
     log = daemon.state / audit.FILE
-    audit.verify(log)
+    try:
+        audit.verify(log)
+    except audit.AuditBrokenError as error:
+        raise AssertionError(error.message) from error
     lines = log.read_bytes().splitlines() if log.exists() else []
     entries = []
     for line in lines:
