@@ -32,6 +32,7 @@ from daemon.processing.names import MAX_FILENAME, object_name, safe_filename
 from daemon.settings import Amqp, Destination
 from pipeline import receipt
 from pipeline.destinations import below, webdav_answers
+from pipeline.destinations.retry import LONGEST_WISH, asked_to_wait
 from pipeline.destinations.s3_errors import of_body
 from pipeline.envelope import by_format
 from pipeline.envelope.age_keys import age_secrets
@@ -218,10 +219,12 @@ def fuzz_amqp(data: bytes) -> None:
 
 
 def fuzz_headers(data: bytes) -> None:
-    """Headers of the REST API's answers, and the ``.env`` file."""
+    """Headers of the REST API's and of stores' answers, and the ``.env`` file."""
     text = data.decode("latin-1")
     pause = retry_after(text, 1e9)
     assert pause is None or 0 <= pause <= 3600
+    pause = asked_to_wait(text)
+    assert pause is None or 0 <= pause <= LONGEST_WISH
     signer = Signer("key", "secret")
     challenges = text.split("\n")
     is_silent(challenges)

@@ -22,7 +22,7 @@ from tests.peers.faulty_tcp import FaultyTcp
 from tests.peers.oracle import Folder
 from tests.peers.reference_api import ReferenceServer
 from tests.peers.scene import Recipient, Scene
-from tests.peers.tls import TlsBefore
+from tests.peers.tls import Certificate, TlsBefore
 from tests.peers.tusd_files import pre_create
 
 pytestmark = [pytest.mark.peers, pytest.mark.timeout(120)]
@@ -81,6 +81,7 @@ class World:
 
     scene: Scene
     server: ReferenceServer
+    tls: TlsBefore
     tcp: FaultyTcp
     http: FaultyHttp
     url: str
@@ -135,7 +136,7 @@ async def world(
         )
         stores = {"local": Folder(directory / "store")}
         scene = Scene(directory, STUDY, recipient, stores, config, {})
-        yield World(scene, server, tcp, http_proxy, f"https://127.0.0.1:{tcp.port}/")
+        yield World(scene, server, tls, tcp, http_proxy, f"https://127.0.0.1:{tcp.port}/")
 
 
 def ask(daemon: Dropoffd, size: int) -> dict[str, Any]:
@@ -197,6 +198,43 @@ async def test_pre_create_refuses_while_the_api_fails_and_announces_once_it_does
             await there.over(daemon)
             assert await asyncio.to_thread(daemon.stop) == 0
         there.check(daemon, unanswered=3)
+
+
+@pytest.mark.parametrize("certificate", ["of nobody known", "expired", "of another host"])
+async def test_nothing_is_said_to_an_api_whose_certificate_is_wrong_until_it_is_right(
+    certificate: Certificate, tmp_path: Path, server: ReferenceServer, recipient: Recipient
+) -> None:
+    async with world(tmp_path, server, recipient, "2s") as there:
+        await there.tls.show(certificate)
+        await asyncio.to_thread(there.scene.lay, 5000)
+        daemon = there.daemon()
+        with daemon:
+            answer = await asyncio.to_thread(ask, daemon, 6000)
+            assert answer["HTTPResponse"]["StatusCode"] == 503
+            await asyncio.to_thread(
+                daemon.wait_for, lambda: _waits(daemon), 20, "an upload waits for the API"
+            )
+            assert there.tls.served == 0
+            await there.tls.show("right")
+            await there.over(daemon)
+            assert await asyncio.to_thread(daemon.stop) == 0
+        there.check(daemon)
+
+
+@pytest.mark.parametrize("place", [100, 300], ids=["the client's hello", "the server's hello"])
+async def test_a_handshake_that_ends_in_its_middle_is_outlived(
+    place: int, tmp_path: Path, server: ReferenceServer, recipient: Recipient
+) -> None:
+    async with world(tmp_path, server, recipient, "2s") as there:
+        for _ in range(3):
+            (there.tcp.close_after if place == 100 else there.tcp.close_after_answer)(place)
+        await asyncio.to_thread(there.scene.lay, 5000)
+        daemon = there.daemon()
+        with daemon:
+            await there.over(daemon)
+            assert await asyncio.to_thread(daemon.stop) == 0
+        assert there.tcp.made == 3
+        there.check(daemon)
 
 
 async def test_a_stop_amid_each_request_is_in_time_and_the_next_start_goes_on(

@@ -51,6 +51,10 @@ class FaultyTcp:
         """Pass on at most ``size`` bytes from the client each ``seconds``."""
         self._planned.append(lambda pipe: pipe.slow_down(size, seconds))
 
+    def be_good(self) -> None:
+        """Make no more faults of connections to come."""
+        self._planned.clear()
+
     async def refuse(self) -> None:
         """Nobody listens any more, and what was connected is reset, until :meth:`listen`."""
         self._fault()

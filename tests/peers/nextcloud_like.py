@@ -67,6 +67,10 @@ class NextcloudLike:
     async def __aexit__(self, *exc: object) -> None:
         await self._runner.cleanup()
 
+    def etag(self, name: str) -> str:
+        """Of one of the user's files."""
+        return _etag(self.files / name).strip('"')
+
     def forget_uploads(self) -> None:
         """As after a day without activity."""
         for folder in self.uploads.iterdir():
