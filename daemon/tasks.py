@@ -4,7 +4,26 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
-from typing import Any
+from typing import Any, TypeVar
+
+Done = TypeVar("Done")
+
+
+async def to_its_end(work: Coroutine[Any, Any, Done], patience: float) -> Done:
+    """Do what must not be left half known: who is cancelled meanwhile waits for its end.
+
+    After ``patience`` seconds it is cancelled all the same.
+    """
+    task = asyncio.create_task(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task], timeout=patience)
+        task.cancel()
+        await asyncio.wait([task])
+        if not task.cancelled():
+            task.exception()
+        raise
 
 
 async def run_all(*steps: Coroutine[Any, Any, None]) -> None:

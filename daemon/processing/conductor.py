@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import structlog
 
-from daemon.journal.model import Error, UploadState, Work
+from daemon.journal.model import Delivery, Error, UploadState, Work
 from daemon.processing.clockwatch import ClockWatch
 from daemon.processing.context import Context, StoppedError
 from daemon.processing.follow import Follower
@@ -95,10 +95,12 @@ class Conductor:
         for queue in self._queues.values():
             queue.discard(upload)
         self._works.pop(upload, None)
-        self._follower.on_withdrawn(upload)
-        task = self._running.get(upload)
-        if task is not None:
-            task.cancel()
+        for task in (self._follower.task_of(upload), self._running.get(upload)):
+            if task is not None:
+                # It may be about to learn of one more thing that has to go.
+                task.add_done_callback(lambda _: self._withdrawn.set())
+                task.cancel()
+        self._follower.forget(upload)
         self._withdrawn.set()
 
     async def run(self) -> None:
@@ -268,21 +270,33 @@ class Conductor:
                 await asyncio.sleep(ABORT_PAUSE)
 
     async def _abort_abandoned(self) -> bool:
-        """Whether nothing is left."""
-        clean = True
+        """Whether nothing is left. A destination that is away keeps no other from being cleaned."""
         try:
-            for delivery in await self._context.journal.abandoned():
-                running = self._running.get(delivery.upload)
-                if running is not None:
-                    await asyncio.wait([running])
-                await self._follower.ended(delivery.upload)
-                if delivery.reference:
-                    await self._context.workers.run(abort_job(delivery))
-                await self._context.journal.aborted(delivery.upload, delivery.position)
+            abandoned = await self._context.journal.abandoned()
         except DropoffError as error:
             self._log.warning("abort_failed", error_code=error.code, error=error.message)
-            clean = False
-        return clean
+            return False
+        return all([await self._abort(delivery) for delivery in abandoned])
+
+    async def _abort(self, delivery: Delivery) -> bool:
+        running = self._running.get(delivery.upload)
+        if running is not None:
+            await asyncio.wait([running])
+        await self._follower.ended(delivery.upload)
+        try:
+            if delivery.reference:
+                await self._context.workers.run(abort_job(delivery))
+            await self._context.journal.aborted(delivery.upload, delivery.position)
+        except DropoffError as error:
+            self._log.warning(
+                "abort_failed",
+                upload=delivery.upload,
+                destination=delivery.destination.name,
+                error_code=error.code,
+                error=error.message,
+            )
+            return False
+        return True
 
 
 async def _end(tasks: Sequence[asyncio.Task[Any]]) -> None:

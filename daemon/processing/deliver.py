@@ -196,7 +196,6 @@ class DeliveryRun:
         """Reference of the unfinished object, its proved parts, and whether it is finished."""
         begun = await self._begun(self._delivery.reference)
         if begun.reference != self._delivery.reference:
-            await self._journal.begun(self._upload.id, self._delivery.position, begun.reference)
             return begun.reference, {}, False
         parts = await self._journal.parts(self._upload.id, self._delivery.position)
         if begun.finished:
@@ -212,8 +211,13 @@ class DeliveryRun:
             reference=reference,
             traits=self._context.known_of(self._delivery.destination),
         )
+
+        async def keep(begun: Begun) -> None:
+            if begun.reference != self._delivery.reference:
+                await self._journal.begun(self._upload.id, self._delivery.position, begun.reference)
+
         try:
-            begun = await self._exchange.ask(job, Begun)
+            begun = await self._exchange.ask(job, Begun, keep)
         except ForgottenError:
             if not reference:
                 raise

@@ -13,12 +13,16 @@ import structlog
 from daemon.journal.model import Delivery, Upload, UploadState
 from daemon.processing.context import Context, OpenSource
 from daemon.scheduling.slots import Errand, Turn
+from daemon.tasks import to_its_end
 from pipeline.errors import DestinationUnreachableError, DropoffError, WorkerLostError
 from pipeline.messages import Begin, Finish, Job, Part, Prove, Result, Whole
 
 WORKER_TRIES = 3
 PATIENCE = 60.0
 """Seconds for which a try goes on at a destination that throttles and takes nothing."""
+CALLED_OFF = 10.0
+"""Seconds that something which is begun there has to become known, once nobody wants it any more:
+what isn't known is not removed."""
 
 Expected = TypeVar("Expected", bound=Result)
 Sent = TypeVar("Sent")
@@ -71,14 +75,31 @@ class Exchange:
                 return result
         raise AssertionError("unreachable")
 
-    async def ask(self, job: Begin | Finish, expected: type[Expected]) -> Expected:
-        """Have a job done that moves no bytes, once the destination may be spoken to."""
+    async def ask(
+        self,
+        job: Begin | Finish,
+        expected: type[Expected],
+        keep: Callable[[Expected], Awaitable[None]] | None = None,
+    ) -> Expected:
+        """Have a job done that moves no bytes, once the destination may be spoken to.
+
+        ``keep`` takes what comes of it down, also where this is cancelled meanwhile.
+        """
 
         async def ask() -> Expected:
             async with self._context.slots.reach(job.destination, self._upload):
-                return await self.run(job, expected)
+                if keep is None:
+                    return await self.run(job, expected)
+                return await to_its_end(self._kept(job, expected, keep), CALLED_OFF)
 
         return await self.patiently(ask)
+
+    async def _kept(
+        self, job: Job, expected: type[Expected], keep: Callable[[Expected], Awaitable[None]]
+    ) -> Expected:
+        result = await self.run(job, expected)
+        await keep(result)
+        return result
 
     async def patiently(self, step: Callable[[], Awaitable[Sent]]) -> Sent:
         """Do ``step`` again while the destination throttles: its turns come the slower for that.

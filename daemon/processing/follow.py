@@ -76,11 +76,13 @@ class Follower:
         if task is not None:
             await asyncio.wait([task])
 
-    def on_withdrawn(self, upload: str) -> None:
-        """Stop at once."""
-        task = self._tasks.get(upload)
-        if task is not None:
-            task.cancel()
+    def task_of(self, upload: str) -> asyncio.Task[None] | None:
+        """What follows an upload, where it is followed."""
+        return self._tasks.get(upload)
+
+    def forget(self, upload: str) -> None:
+        """It is withdrawn: nothing has to be remembered of it."""
+        self._declined.discard(upload)
         self._context.digests.pop(upload, None)
 
     def stop(self) -> None:

@@ -19,7 +19,7 @@ from pipeline.errors import (
     DestinationUnreachableError,
     VerificationError,
 )
-from pipeline.messages import Abort, Begin, Compare, Digest, Finish, Job, Part, Prove
+from pipeline.messages import Abort, Begin, Compare, Digest, Finish, Job, Part, Prove, Result
 from tests.peers.conducting import MIB, STUDY, Bench, eventually, failing, identity_of
 
 SIZE = 32 * MIB
@@ -365,3 +365,42 @@ async def test_one_that_lost_its_tail_is_followed_again(bench: Bench) -> None:
         await arriving.reach(SIZE)
         done = await bench.until(upload, UploadState.DONE)
     assert (done.digest, done.restarts) == (f"sha256:{arriving.sha256}", 1)
+
+
+async def test_what_was_just_being_begun_for_one_that_is_terminated_goes_too(bench: Bench) -> None:
+    begun, answer = asyncio.Event(), asyncio.Event()
+    run = bench.workers.run
+
+    async def late(job: Job, source: int | None = None) -> Result:
+        result = await run(job, source)
+        if isinstance(job, Begin):
+            begun.set()
+            await answer.wait()
+        return result
+
+    bench.workers.run = late  # type: ignore[method-assign]
+    arriving = Arriving(bench)
+    async with bench.running():
+        upload = await arriving.reach(12 * MIB)
+        await begun.wait()
+        await eventually(lambda: len(bench.workers.unfinished) == 2)
+        await bench.journal.terminate(str(bench.uploads), NAME, bench.now)
+        answer.set()
+        await eventually(lambda: bench.workers.unfinished == {})
+        await bench.until(upload, UploadState.TERMINATED)
+
+
+async def test_a_destination_that_is_away_keeps_no_other_from_being_cleaned_up(
+    bench: Bench,
+) -> None:
+    def fault(job: Job) -> None:
+        if isinstance(job, Abort) and job.destination.name == "d0":
+            raise DestinationUnreachableError("away")
+
+    bench.workers.fault = fault
+    arriving = Arriving(bench)
+    async with bench.running():
+        await arriving.reach(12 * MIB)
+        await eventually(lambda: sent(bench) == both(1, 2))
+        await bench.journal.terminate(str(bench.uploads), NAME, bench.now)
+        await eventually(lambda: len(bench.workers.unfinished) == 1)
