@@ -107,6 +107,8 @@ class Trail(msgspec.Struct, frozen=True, kw_only=True):
     inode: int
     boot: str
     """The kernel's boot id; empty once the file was seen to shrink."""
+    sealed: int = 0
+    """Any byte before this one may have been sealed and sent, whether or not a part tells of it."""
 
 
 class Error(msgspec.Struct, frozen=True, kw_only=True):

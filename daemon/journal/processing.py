@@ -95,6 +95,16 @@ def follow(
     tx.connection.execute("UPDATE uploads SET trail = ? WHERE id = ?", (text_of(trail), upload))
 
 
+def sealing(tx: Transaction, upload: str, end: int) -> None:
+    """So far the bytes of a followed upload must not become others under its key."""
+    found = get_upload(tx.connection, upload)
+    require(found, UploadState.RECEIVING, UploadState.RECEIVED)
+    if found.trail is None:
+        raise ConflictError(f"upload {upload} is not followed")
+    trail = msgspec.structs.replace(found.trail, sealed=max(found.trail.sealed, end))
+    tx.connection.execute("UPDATE uploads SET trail = ? WHERE id = ?", (text_of(trail), upload))
+
+
 def trust(tx: Transaction, upload: str, trail: Trail) -> None:
     """What went out early is the same in this file."""
     require(get_upload(tx.connection, upload), UploadState.RECEIVING)

@@ -166,6 +166,9 @@ class ProcessingJournal(Protocol):
     ) -> None:
         """Fixes key, header and deliveries of one that is still receiving, and goes on so."""
 
+    async def sealing(self, upload: str, end: int) -> None:
+        """Bytes before ``end`` are about to be sealed and sent; durable before they are."""
+
     async def trust(self, upload: str, trail: Trail) -> None:
         """What went out early was read again, and is the same in this file."""
 

@@ -204,6 +204,10 @@ class SqliteJournal:
             lambda tx: processing.follow(tx, upload, envelope, deliveries, trail)
         )
 
+    async def sealing(self, upload: str, end: int) -> None:
+        """Bytes before ``end`` are about to be sealed and sent."""
+        await self._writer.run(lambda tx: processing.sealing(tx, upload, end))
+
     async def trust(self, upload: str, trail: Trail) -> None:
         """What went out early is the same in this file."""
         await self._writer.run(lambda tx: processing.trust(tx, upload, trail))

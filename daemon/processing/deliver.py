@@ -289,7 +289,7 @@ class DeliveryRun:
         exchange = self._exchange
 
         async def send(span: Span) -> None:
-            if growth is not None and not await growth.reaches(span.offset + span.length):
+            if growth is not None and not await self._may_seal(span, growth):
                 return
             job = Part(
                 destination=self._delivery.destination,
@@ -315,6 +315,19 @@ class DeliveryRun:
             self._progress.sent += part.size
 
         await self._in_lanes([s for s in self._spans() if s.number not in parts], send)
+
+    async def _may_seal(self, span: Span, growth: Growth) -> bool:
+        """Wait until a part has grown whole, and remember that it is sealed; False: not any more.
+
+        Should the power go before its answer is known, its bytes may not become others.
+        """
+        end = span.offset + span.length
+        if not await growth.reaches(end):
+            return False
+        if growth.sealed < end:
+            await self._journal.sealing(self._upload.id, end)
+            growth.sealed = max(growth.sealed, end)
+        return True
 
     async def _finish(
         self, reference: str, parts: dict[int, StoredPart], digest: asyncio.Future[str]

@@ -17,7 +17,7 @@ from daemon.journal.model import Upload, UploadState, Work
 from daemon.processing.context import Context, OpenSource, StoppedError
 from daemon.processing.deliver import DeliveryRun
 from daemon.processing.growth import Growth
-from daemon.processing.past import RESTARTS, is_unchanged, throw_away, trail_of
+from daemon.processing.past import RESTARTS, is_trusted, is_unchanged, throw_away, trail_of
 from daemon.processing.prepare import WHOLE_LIMIT, fixed
 from pipeline.errors import (
     DestinationError,
@@ -143,16 +143,16 @@ class Follower:
     async def _fixed(self, upload: Upload, source: OpenSource) -> Upload:
         """The upload with key, header and deliveries, and with a past that holds."""
         journal = self._context.journal
-        trail = trail_of(source.identity)
-        if upload.trail is not None:
+        trail = upload.trail
+        if trail is not None:
             if not await is_unchanged(self._context, upload, source):
                 await throw_away(self._context, upload)
                 upload = await journal.upload(upload.id)
-            elif upload.trail != trail:
-                await journal.trust(upload.id, trail)
+            elif not is_trusted(trail, source.identity):
+                await journal.trust(upload.id, trail_of(source.identity, trail.sealed))
         if upload.trail is None:
             envelope, deliveries = await fixed(self._context, upload, upload.size or 0)
-            await journal.follow(upload.id, envelope, deliveries, trail)
+            await journal.follow(upload.id, envelope, deliveries, trail_of(source.identity))
             self._log.info("following", received_bytes=upload.received, size_bytes=upload.size)
         return await journal.upload(upload.id)
 

@@ -28,6 +28,8 @@ class Growth:
     """
 
     def __init__(self, fd: int, size: int) -> None:
+        self.sealed = 0
+        """So far the journal knows that its bytes may have been sealed."""
         self._fd = fd
         self._size = size
         self._received = 0

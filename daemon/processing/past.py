@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
 
@@ -19,9 +19,9 @@ Place = tuple[int, int]
 """First byte, and number of bytes."""
 
 
-def trail_of(identity: Identity) -> Trail:
+def trail_of(identity: Identity, sealed: int = 0) -> Trail:
     """What is remembered of a file whose parts go out early."""
-    return Trail(device=identity.device, inode=identity.inode, boot=_boot_id())
+    return Trail(device=identity.device, inode=identity.inode, boot=_boot_id(), sealed=sealed)
 
 
 def is_trusted(trail: Trail, identity: Identity) -> bool:
@@ -29,20 +29,34 @@ def is_trusted(trail: Trail, identity: Identity) -> bool:
 
     A tus server only appends; but a power cut may take from a file what wasn't synced.
     """
-    return trail == trail_of(identity)
+    return trail == trail_of(identity, trail.sealed)
 
 
 async def is_unchanged(context: Context, upload: Upload, source: OpenSource) -> bool:
     """Read what went out again, and hold it against what it was.
 
     Of a file that is trusted, the last of it: what a file lost while nobody looked, it lost at its
-    end. Of any other, all.
+    end. Of any other, all; and there it has to be known what all of it was: a part whose answer was
+    lost with the power has met the key as well.
     """
     sent = await _sent(context, upload)
-    if upload.trail is not None and is_trusted(upload.trail, source.identity):
+    trail = upload.trail
+    if trail is not None and is_trusted(trail, source.identity):
         return await _is_same(context, upload, source, dict(sorted(sent.items(), key=_end)[-1:]))
     context.digests.pop(upload.id, None)  # it may have taken in what is no more
+    if trail is not None and _known(sent) < trail.sealed:
+        return False
     return await _is_same(context, upload, source, sent)
+
+
+def _known(sent: Iterable[Place]) -> int:
+    """How far from its start a file's bytes are known without a gap."""
+    known = 0
+    for offset, length in sorted(sent):
+        if offset > known:
+            break
+        known = max(known, offset + length)
+    return known
 
 
 async def _sent(context: Context, upload: Upload) -> dict[Place, str]:

@@ -404,3 +404,28 @@ async def test_a_destination_that_is_away_keeps_no_other_from_being_cleaned_up(
         await eventually(lambda: sent(bench) == both(1, 2))
         await bench.journal.terminate(str(bench.uploads), NAME, bench.now)
         await eventually(lambda: len(bench.workers.unfinished) == 1)
+
+
+async def test_a_part_whose_answer_went_with_the_power_does_not_meet_its_key_again(
+    bench: Bench,
+) -> None:
+    arriving = Arriving(bench)
+    async with bench.running():
+        upload = await arriving.reach(12 * MIB)
+        await eventually(lambda: sent(bench) == both(1, 2))
+    for position, parts in enumerate(held(bench)):
+        del parts[2]
+        await bench.journal.forget_parts(upload, position, [2])
+    found = await bench.journal.upload(upload)
+    assert found.trail is not None
+    await bench.journal.trust(upload, msgspec.structs.replace(found.trail, boot="another"))
+    os.truncate(arriving.path, 7 * MIB)
+    arriving.data = arriving.data[: 7 * MIB] + os.urandom(SIZE - 7 * MIB)
+    arriving.append(SIZE)
+    bench.restart()
+    async with bench.running():
+        await arriving.sight()
+        done = await bench.until(upload, UploadState.DONE)
+    assert (done.digest, done.restarts) == (f"sha256:{arriving.sha256}", 1)
+    keys = {job.seal.key for job in bench.workers.jobs if isinstance(job, Part)}
+    assert len(keys) == 2, "a key met two plaintexts"

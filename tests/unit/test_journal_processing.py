@@ -326,6 +326,37 @@ async def test_what_went_out_while_an_upload_was_received_counts_when_it_is_comp
     assert (await journal.parts(upload, 0))[1].plaintext == "b3"
 
 
+async def test_tries_are_counted_from_when_a_followed_upload_is_complete(
+    journal: SqliteJournal,
+) -> None:
+    upload = await _followed(journal)
+    await journal.sight(sighting(), 100.0)
+    await journal.go_on(upload, identity(), 101.0)
+    again = await journal.attempt(upload, 0, 102.0)
+    assert (again.attempts, again.started_at) == (1, 102.0)
+
+
+async def test_how_much_was_sealed_early_is_remembered_and_never_becomes_less(
+    journal: SqliteJournal,
+) -> None:
+    upload = await _followed(journal)
+    for end in (10, 30, 20):
+        await journal.sealing(upload, end)
+    found = (await journal.upload(upload)).trail
+    assert found is not None
+    assert found.sealed == 30
+    await journal.doubt(upload)
+    doubted = (await journal.upload(upload)).trail
+    assert doubted is not None
+    assert (doubted.boot, doubted.sealed) == ("", 30)
+
+
+async def test_only_of_a_followed_upload_it_is_remembered(journal: SqliteJournal) -> None:
+    upload = (await journal.sight(sighting(received=500), 90.0)).id
+    with pytest.raises(ConflictError):
+        await journal.sealing(upload, 10)
+
+
 async def test_a_file_that_shrank_while_it_was_followed_is_doubted(journal: SqliteJournal) -> None:
     await _followed(journal)
     shrunk = await journal.sight(sighting(received=100), 95.0)
