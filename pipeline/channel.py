@@ -71,6 +71,7 @@ class Channel(Generic[Sent, Taken]):
         """Take over ``sock``, a connected Unix stream socket."""
         sock.settimeout(0)
         self._socket = sock
+        self._fd = sock.fileno()  # of a socket itself, selectors make a text each time
         self._loop = asyncio.get_running_loop()
         self._encoder = msgspec.json.Encoder()
         self._decoder = msgspec.json.Decoder(takes)
@@ -137,8 +138,8 @@ class Channel(Generic[Sent, Taken]):
         if self._closed:
             return
         self._closed = True
-        self._loop.remove_reader(self._socket)
-        self._loop.remove_writer(self._socket)
+        self._loop.remove_reader(self._fd)
+        self._loop.remove_writer(self._fd)
         self._socket.close()
         self._forget_queue()
         while self._fds:
@@ -187,21 +188,21 @@ class Channel(Generic[Sent, Taken]):
         except BlockingIOError:
             if not self._writing:
                 self._writing = True
-                self._loop.add_writer(self._socket, self._flush)
+                self._loop.add_writer(self._fd, self._flush)
         except OSError:
             self._break()
             return
         else:
             if self._writing:
                 self._writing = False
-                self._loop.remove_writer(self._socket)
+                self._loop.remove_writer(self._fd)
         if self._queued <= HIGH_WATER:
             self._wake_senders()
 
     def _break(self) -> None:
         """The other side reads no more. What it said before can still be received."""
         self._broken = True
-        self._loop.remove_writer(self._socket)
+        self._loop.remove_writer(self._fd)
         self._forget_queue()
         self._wake_senders()
 
@@ -229,13 +230,13 @@ class Channel(Generic[Sent, Taken]):
 
     async def _wait_to_receive(self) -> None:
         future = self._receiver = self._loop.create_future()
-        self._loop.add_reader(self._socket, _resolve, future)
+        self._loop.add_reader(self._fd, _resolve, future)
         try:
             await future
         finally:
             self._receiver = None
             if not self._closed:
-                self._loop.remove_reader(self._socket)
+                self._loop.remove_reader(self._fd)
 
 
 def _resolve(future: asyncio.Future[None]) -> None:

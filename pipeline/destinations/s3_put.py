@@ -38,6 +38,7 @@ class _Place(NamedTuple):
 
     address: str
     """Up to the key."""
+    host: str
     region: str
     service: str
 
@@ -83,7 +84,7 @@ class Putting:
         """
         place = await self._place_of(bucket)
         url = place.address + quote(key, safe="/~")
-        said = {**self._headers_of(parameters), **headers}
+        said = {"Host": place.host, **self._headers_of(parameters), **headers}
         request = AWSRequest(method="PUT", url=url, headers=said)
         request.context["client_config"] = self._meta.config  # says that bodies aren't signed
         now = self._credentials and await self._credentials.get_frozen_credentials()
@@ -101,7 +102,10 @@ class Putting:
             )
             address, _, query = signed.partition("?")
             *_, region, service, _ = parse_qs(query)["X-Amz-Credential"][0].split("/")
-            self._places[bucket] = _Place(address.removesuffix(_ANY_KEY), region, service)
+            url = URL(address, encoded=True)
+            # As it is written for us to sign, and as aiohttp sends it.
+            host = url.host_port_subcomponent or url.authority
+            self._places[bucket] = _Place(address.removesuffix(_ANY_KEY), host, region, service)
         return self._places[bucket]
 
     def _headers_of(self, parameters: Mapping[str, object]) -> dict[str, str]:
