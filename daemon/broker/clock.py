@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from datetime import UTC
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from typing import Protocol
 
 from daemon.broker.hawk import Signer, is_silent
@@ -98,6 +99,7 @@ def retry_after(header: str | None, now: float) -> float | None:
     return min(max(seconds, 0.0), _LONGEST_RETRY_AFTER)
 
 
+@lru_cache(maxsize=16)  # all answers of a second have the same
 def _moment(date: str | None) -> float | None:
     if date is None:
         return None

@@ -60,9 +60,10 @@ def acknowledged(tx: Transaction, report: str) -> None:
     )
     tx.handed.reports.discard(report)
     refresh_due(tx, row["upload"])
-    upload = get_upload(tx.connection, row["upload"])
-    if row["state"] == UploadState.STORED and upload.state is UploadState.STORED:
-        tx.tell_work(upload)
+    if row["state"] == UploadState.STORED:
+        upload = get_upload(tx.connection, row["upload"])
+        if upload.state is UploadState.STORED:
+            tx.tell_work(upload)
 
 
 def report_failed(tx: Transaction, report: str, error: Error, next_at: float) -> None:

@@ -7,7 +7,7 @@ import uuid
 from datetime import UTC, datetime
 from typing import Any
 
-from daemon.journal.model import Error, Upload, UploadState
+from daemon.journal.model import Error, ReportStatus, Upload, UploadState
 from daemon.journal.rows import text_of
 from daemon.journal.transaction import Transaction
 
@@ -32,8 +32,9 @@ def queue_report(
     """
     if upload.announced and upload.api_id is None:
         return
-    replaced = _needless(tx, upload.id)
-    sequence = _next_sequence(tx, upload.id) if replaced is None else int(replaced["sequence"])
+    last = _last(tx, upload.id)
+    replaced = last if last is not None and _is_needless(tx, last) else None
+    sequence = 1 if last is None else int(last["sequence"]) + (replaced is None)
     report = str(uuid.uuid4())
     envelope = {"report": report, "sequence": sequence, "receipt": receipt, "error": error}
     body = text_of(_body(upload, now) | envelope | _delivered(tx, upload))
@@ -71,22 +72,22 @@ def drop_pending(tx: Transaction, upload: str) -> None:
     tx.connection.execute("DELETE FROM reports WHERE upload = ? AND status = 'pending'", (upload,))
 
 
-def _needless(tx: Transaction, upload: str) -> sqlite3.Row | None:
+def _last(tx: Transaction, upload: str) -> sqlite3.Row | None:
     row: sqlite3.Row | None = tx.connection.execute(
-        "SELECT number, id, sequence, state, attempts FROM reports"
-        " WHERE upload = ? AND status = 'pending' ORDER BY sequence DESC LIMIT 1",
+        "SELECT number, id, sequence, state, status, attempts FROM reports"
+        " WHERE upload = ? ORDER BY sequence DESC LIMIT 1",
         (upload,),
     ).fetchone()
-    if row is None or row["state"] not in _REPLACEABLE or row["attempts"]:
-        return None
-    return None if tx.handed.maybe_sent(row["number"], row["id"]) else row
+    return row
 
 
-def _next_sequence(tx: Transaction, upload: str) -> int:
-    row = tx.connection.execute(
-        "SELECT coalesce(max(sequence), 0) + 1 FROM reports WHERE upload = ?", (upload,)
-    ).fetchone()
-    return int(row[0])
+def _is_needless(tx: Transaction, report: sqlite3.Row) -> bool:
+    """Whether the last report can be left out where another follows."""
+    if report["status"] != ReportStatus.PENDING or report["attempts"]:
+        return False
+    if report["state"] not in _REPLACEABLE:
+        return False
+    return not tx.handed.maybe_sent(report["number"], report["id"])
 
 
 def _body(upload: Upload, now: float) -> dict[str, Any]:
