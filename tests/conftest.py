@@ -7,6 +7,7 @@ import signal
 from collections.abc import Generator
 
 import pytest
+from hypothesis import settings
 
 from tests.peers.cache import PeerMissingError
 
@@ -18,6 +19,16 @@ def pytest_configure() -> None:
     """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    _take_time()
+
+
+def _take_time() -> None:
+    """Properties hold or don't: how long an example takes says how busy the machine is.
+
+    Hypothesis' own limit is 0.2 s, except where CI is set.
+    """
+    settings.register_profile("unhurried", parent=settings.default, deadline=None)
+    settings.load_profile("unhurried")
 
 
 @pytest.hookimpl(wrapper=True)
