@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-from daemon.broker.mac import (
-    HawkError,
-    Message,
-    attributes_of,
-    is_signed,
-    mac,
-    payload_hash,
-    place_of,
-    time_mac,
-)
+from mohawk import Receiver
+from mohawk.exc import HawkFail, TokenExpired
+from mohawk.util import calculate_ts_mac
+
+from daemon.broker.hawk import ALGORITHM, MOHAWK_ERRORS, content, hush_mohawk
 from daemon.ports import Clock
 
 WINDOW = 60
@@ -52,15 +47,12 @@ class Nonces:
 class Admission:
     """A request that was let in: signs its answer."""
 
-    def __init__(self, secret: bytes, message: Message) -> None:
-        self._secret = secret
-        self._message = message
+    def __init__(self, receiver: Receiver) -> None:
+        self._receiver = receiver
 
     def sign(self, body: bytes, content_type: str) -> str:
         """The answer's ``Server-Authorization``."""
-        payload = payload_hash(body, content_type)
-        signed = mac(self._secret, "response", self._message, payload)
-        return f'Hawk mac="{signed}", hash="{payload}"'
+        return str(self._receiver.respond(content=content(body), content_type=content_type))
 
 
 class Guard:
@@ -68,9 +60,10 @@ class Guard:
 
     def __init__(self, key: str, secret: str, *, clock: Clock) -> None:
         self._key = key
-        self._secret = secret.encode()
+        self._secret = secret
         self._clock = clock
         self._nonces = Nonces()
+        hush_mohawk()
 
     def admit(
         self, header: str | None, method: str, urls: Sequence[str], body: bytes, content_type: str
@@ -81,48 +74,35 @@ class Guard:
         """
         if header is None:
             raise UnauthorizedError("HAWK authentication is needed.", "Hawk")
-        try:
-            said = attributes_of(header)
-            message: Message | None = self._signed(said, method, urls, body, content_type)
-            if self._nonces.seen(said["id"], said["nonce"], said["ts"]):
-                message = None
-            late = abs(int(said["ts"]) - int(self._clock())) > WINDOW
-        except (HawkError, KeyError, ValueError):
-            message, late = None, False
-        if message is None:
-            raise UnauthorizedError(
-                "HAWK authentication failed.", 'Hawk error="Authentication failed"'
-            )
-        if late:
-            raise self._stale()
-        return Admission(self._secret, message)
-
-    def _signed(
-        self,
-        said: Mapping[str, str],
-        method: str,
-        urls: Sequence[str],
-        body: bytes,
-        content_type: str,
-    ) -> Message:
-        """What was signed by who knows the secret. Raises HawkError where that was another one."""
-        if said["id"] != self._key:
-            raise HawkError("another id")
-        app, dlg = said.get("app", ""), said.get("dlg", "")
         for url in urls:
             try:
-                place = place_of(url)
-            except ValueError:
-                continue  # whoever asks says what its host is
-            message = Message(said["ts"], said["nonce"], method.upper(), place, app, dlg)
-            if is_signed(self._secret, "header", message, said, body, content_type):
-                return message
-        raise HawkError("signed for another place, or by another secret")
+                receiver = Receiver(
+                    self._credentials,
+                    header,
+                    url,
+                    method,
+                    content=content(body),
+                    content_type=content_type,
+                    seen_nonce=self._nonces.seen,
+                    localtime_offset_in_seconds=self._clock() - time.time(),
+                    timestamp_skew_in_seconds=WINDOW,
+                )
+            except TokenExpired:
+                raise self._stale() from None
+            except MOHAWK_ERRORS:
+                continue
+            return Admission(receiver)
+        raise UnauthorizedError("HAWK authentication failed.", 'Hawk error="Authentication failed"')
+
+    def _credentials(self, key: str) -> dict[str, str]:
+        if key != self._key:
+            raise HawkFail
+        return {"id": self._key, "key": self._secret, "algorithm": ALGORITHM}
 
     def _stale(self) -> UnauthorizedError:
         """The right time, with the proof that we know the secret."""
-        now = str(int(self._clock()))
-        proof = time_mac(self._secret, now)
+        now = int(self._clock())
+        proof = calculate_ts_mac(now, self._credentials(self._key)).decode()
         return UnauthorizedError(
             "The request's time is not ours.",
             f'Hawk ts="{now}", tsm="{proof}", error="Stale timestamp"',

@@ -84,8 +84,7 @@ def _base(text: str, key: str) -> str:
 def _wire(text: str) -> URL:
     """The URL in the one form that HTTP client, HAWK client and any server read alike.
 
-    yarl writes ``;`` for ``%3B``, and mohawk, which servers use, drops what follows a ``;`` in the
-    last part of a path.
+    yarl writes ``;`` for ``%3B``, and mohawk drops what follows a ``;`` in the last part of a path.
     """
     url = URL(text)
     if ";" not in url.raw_path:

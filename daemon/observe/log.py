@@ -40,8 +40,8 @@ def setup(
     """Configure structlog and the standard library's root logger. Called once, by the service.
 
     ``stream`` is stdout unless given. Whether it is a ``terminal`` is found out unless told.
-    Libraries are heard from ``warning`` on, whatever the level: botocore's debug lines carry what
-    it signs with.
+    Libraries are heard from ``warning`` on, whatever the level: botocore's and mohawk's debug
+    lines carry what they sign with.
     """
     stream = sys.stdout if stream is None else stream
     environ = os.environ if environ is None else environ
@@ -72,6 +72,8 @@ def setup(
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(logging.WARNING)
+    # It warns of each request that it doesn't remember nonces; the server does.
+    logging.getLogger("mohawk").setLevel(logging.ERROR)
     # It logs each failed try to reach a broker, which is told of once, in our words.
     logging.getLogger("aiormq").setLevel(logging.CRITICAL)
 

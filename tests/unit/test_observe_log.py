@@ -78,6 +78,7 @@ def test_what_libraries_log_is_a_line_too() -> None:
 def test_libraries_are_not_heard_below_warning_at_any_level() -> None:
     setup("debug", stream=(out := io.StringIO()))
     logging.getLogger("botocore.auth").debug("StringToSign: secret")
+    logging.getLogger("mohawk.base").warning("seen_nonce was None")
     structlog.get_logger().debug("ours")
     assert [line["event"] for line in lines(out)] == ["ours"]
 
