@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import email.utils
-import itertools
 import math
-import random
 import time
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
+
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt
+from tenacity.wait import wait_random_exponential
 
 from pipeline import throttling
 from pipeline.errors import DestinationUnreachableError
@@ -22,8 +22,7 @@ LONGEST_WISH: Final = 86400.0
 """Seconds. A store that wants to be left alone for longer is asked again after these."""
 
 T = TypeVar("T")
-_FIRST_PAUSE: Final = 0.2
-"""Seconds, at most; each further one may be twice as long."""
+_JITTERED: Final = wait_random_exponential(multiplier=0.2, max=LONGEST_PAUSE)
 
 
 async def steadily(call: Callable[[], Awaitable[T]]) -> T:
@@ -32,15 +31,26 @@ async def steadily(call: Callable[[], Awaitable[T]]) -> T:
     Any other error comes out at once, the last unreachable one at the end. So does one whose
     store wants a longer pause than is made here.
     """
-    for number in itertools.count(1):
-        try:
-            return await call()
-        except DestinationUnreachableError as error:
-            if not _may_pass(error) or number == TRIES:
-                raise
-            pause = max(_jittered(number), error.retry_after or 0.0)
-        await asyncio.sleep(pause)
-    raise AssertionError("unreachable")
+    try:
+        return await call()
+    except DestinationUnreachableError as error:
+        # The usual case costs nothing; from here on tenacity counts, with this as the first try.
+        failed: DestinationUnreachableError | None = error
+
+    async def called() -> T:
+        nonlocal failed
+        if failed is not None:
+            first, failed = failed, None
+            raise first
+        return await call()
+
+    retrying = AsyncRetrying(
+        stop=stop_after_attempt(TRIES),
+        wait=_pause,
+        retry=retry_if_exception(_may_pass),
+        reraise=True,
+    )
+    return await retrying(called)
 
 
 def asked_to_wait(header: str | None) -> float | None:
@@ -57,11 +67,16 @@ def asked_to_wait(header: str | None) -> float | None:
     return min(max(seconds, 0.0), LONGEST_WISH) if math.isfinite(seconds) else None
 
 
-def _may_pass(error: DestinationUnreachableError) -> bool:
+def _may_pass(error: BaseException) -> bool:
+    if not isinstance(error, DestinationUnreachableError):
+        return False
     if error.throttled:
         throttling.note()
     return error.retry_after is None or error.retry_after <= LONGEST_PAUSE
 
 
-def _jittered(tries: int) -> float:
-    return random.uniform(0.0, min(LONGEST_PAUSE, _FIRST_PAUSE * 2 ** (tries - 1)))  # noqa: S311 -- no secret
+def _pause(state: RetryCallState) -> float:
+    """With jitter, and no shorter than the destination asked for."""
+    error = state.outcome.exception() if state.outcome is not None else None
+    asked = error.retry_after if isinstance(error, DestinationUnreachableError) else None
+    return max(_JITTERED(state), asked or 0.0)
