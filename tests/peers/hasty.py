@@ -9,7 +9,7 @@ import pytest
 
 import pipeline.destinations
 
-SILENCE = 0.6
+SILENCE = 1.5
 """Seconds without a byte that are too many."""
 
 
