@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
 import structlog
@@ -22,6 +21,7 @@ from daemon.journal.model import (
     Upload,
     error_of,
 )
+from daemon.processing.beginning import Beginner, Beginning
 from daemon.processing.context import Context, OpenSource, Progress, StoppedError
 from daemon.processing.exchange import Exchange
 from daemon.processing.growth import Growth
@@ -40,15 +40,10 @@ from pipeline.errors import (
     WorkerLostError,
 )
 from pipeline.messages import (
-    Begin,
-    Begun,
     Finish,
     Finished,
-    HeldPart,
     Part,
-    PartProved,
     PartStored,
-    Prove,
     Seal,
     Span,
     StoredObject,
@@ -145,7 +140,7 @@ class DeliveryRun:
         await self._attempted(key, self._context.clock())
         self._context.active[key] = self._progress
         try:
-            reference, parts, _ = await self._begin()
+            reference, parts, _ = await self._begun()
             await self._send(reference, parts, growth)
         finally:
             del self._context.active[key]
@@ -164,11 +159,15 @@ class DeliveryRun:
         """What is stored, and the digest where it was taken on the way."""
         if self._delivery.part_size == 0:
             return await self._deliver_whole()
-        reference, parts, finished = await self._begin()
+        reference, parts, finished = await self._begun()
         if not finished:
             await self._send(reference, parts)
         await self._check_source()
         return await self._finish(reference, parts, digest), None
+
+    async def _begun(self) -> Beginning:
+        beginner = Beginner(self._context, self._exchange, self._delivery, self._target, self._seal)
+        return await beginner.begin(self._spans(), fingerprint=self._upload.trail is not None)
 
     async def _deliver_whole(self) -> tuple[StoredObject, str]:
         job = Whole(
@@ -191,95 +190,6 @@ class DeliveryRun:
         self._progress.sent = self._progress.stored = self._delivery.size
         await self._check_source()
         return result.stored, f"{job.digest}:{result.digest}"
-
-    async def _begin(self) -> tuple[str, dict[int, StoredPart], bool]:
-        """Reference of the unfinished object, its proved parts, and whether it is finished."""
-        begun = await self._begun(self._delivery.reference)
-        if begun.reference != self._delivery.reference:
-            return begun.reference, {}, False
-        parts = await self._journal.parts(self._upload.id, self._delivery.position)
-        if begun.finished:
-            if len(parts) < len(self._spans()):
-                raise VerificationError("the object is there, but not all of its parts are known")
-            return begun.reference, parts, True
-        return begun.reference, await self._proved(begun, parts), False
-
-    async def _begun(self, reference: str) -> Begun:
-        job = Begin(
-            destination=self._delivery.destination,
-            target=self._target,
-            reference=reference,
-            traits=self._context.known_of(self._delivery.destination),
-        )
-
-        async def keep(begun: Begun) -> None:
-            if begun.reference != self._delivery.reference:
-                await self._journal.begun(self._upload.id, self._delivery.position, begun.reference)
-
-        try:
-            begun = await self._exchange.ask(job, Begun, keep)
-        except ForgottenError:
-            if not reference:
-                raise
-            await self._journal.forget_parts(self._upload.id, self._delivery.position, None)
-            # A place that has but one name for it gives the same reference again.
-            self._delivery = msgspec.structs.replace(self._delivery, reference="")
-            return await self._begun("")
-        if self._context.stores is not None:
-            await self._context.stores.learn(self._delivery.destination, begun.traits)
-        return begun
-
-    async def _proved(self, begun: Begun, known: dict[int, StoredPart]) -> dict[int, StoredPart]:
-        """The parts that needn't be sent again.
-
-        One that the journal and the destination agree on is there. One that only the destination
-        shows (its answer was lost), or that it can't show, is sealed again and compared.
-        """
-        spans_by_number = {span.number: span for span in self._spans()}
-        # A store may list a part that was replaced beside the one that replaced it.
-        listed = {(part.number, part.size, part.etag) for part in begun.held or ()}
-        held = {part.number: part for part in begun.held or ()}
-        if begun.held is None:
-            doubtful = [spans_by_number[number] for number in known]
-            proved = {}
-        else:
-            proved = {
-                number: part
-                for number, part in known.items()
-                if (number, part.size, part.etag) in listed
-            }
-            doubtful = [
-                spans_by_number[number]
-                for number in held
-                if number in spans_by_number and number not in proved
-            ]
-
-        async def prove(span: Span) -> None:
-            part = await self._prove(begun.reference, span, held.get(span.number))
-            if part is not None:
-                proved[span.number] = part
-
-        await self._in_lanes(doubtful, prove)
-        lost = [number for number in known if number not in proved]
-        if lost:
-            await self._journal.forget_parts(self._upload.id, self._delivery.position, lost)
-        for number, part in proved.items():
-            if known.get(number) != part:
-                await self._journal.part_stored(self._upload.id, self._delivery.position, part)
-        return proved
-
-    async def _prove(self, reference: str, span: Span, held: HeldPart | None) -> StoredPart | None:
-        job = Prove(
-            destination=self._delivery.destination,
-            target=self._target,
-            reference=reference,
-            seal=self._seal,
-            span=span,
-            held=held,
-            fingerprint=self._upload.trail is not None,
-        )
-        async with self._exchange.reading(memory=costs.of_reading(span.length)):
-            return (await self._exchange.run(job, PartProved)).part
 
     async def _send(
         self, reference: str, parts: dict[int, StoredPart], growth: Growth | None = None
@@ -314,7 +224,7 @@ class DeliveryRun:
             self._progress.stored += part.size
             self._progress.sent += part.size
 
-        await self._in_lanes([s for s in self._spans() if s.number not in parts], send)
+        await exchange.in_lanes([s for s in self._spans() if s.number not in parts], send)
 
     async def _may_seal(self, span: Span, growth: Growth) -> bool:
         """Wait until a part has grown whole, and remember that it is sealed; False: not any more.
@@ -342,20 +252,6 @@ class DeliveryRun:
             known = await self._context.unless_stopped(_shared(digest))
             job = msgspec.structs.replace(job, seal=self._seal, digest=known)
         return (await self._exchange.ask(job, Finished)).stored
-
-    async def _in_lanes(
-        self, todo: Sequence[Span], step: Callable[[Span], Awaitable[None]]
-    ) -> None:
-        """Do ``step`` for each span, enough of them at once that no slot waits for the journal."""
-        waiting = iter(todo)
-
-        async def lane() -> None:
-            for span in waiting:
-                self._context.go_on()
-                await step(span)
-
-        lanes = min(2 * self._context.slots.most, len(todo))
-        await self._context.run_all(*(lane() for _ in range(lanes)))
 
     async def _check_source(self) -> None:
         """The file under the upload's name is still the one that was read, and unchanged."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TypeVar
 
@@ -15,7 +15,7 @@ from daemon.processing.context import Context, OpenSource
 from daemon.scheduling.slots import Errand, Turn
 from daemon.tasks import to_its_end
 from pipeline.errors import DestinationUnreachableError, DropoffError, WorkerLostError
-from pipeline.messages import Begin, Finish, Job, Part, Prove, Result, Whole
+from pipeline.messages import Begin, Finish, Job, Part, Prove, Result, Span, Whole
 
 WORKER_TRIES = 3
 PATIENCE = 60.0
@@ -123,6 +123,18 @@ class Exchange:
             else:
                 self._moved_at = asyncio.get_running_loop().time()
                 return done
+
+    async def in_lanes(self, todo: Sequence[Span], step: Callable[[Span], Awaitable[None]]) -> None:
+        """Do ``step`` for each span, enough of them at once that no slot waits for the journal."""
+        waiting = iter(todo)
+
+        async def lane() -> None:
+            for span in waiting:
+                self._context.go_on()
+                await step(span)
+
+        lanes = min(2 * self._context.slots.most, len(todo))
+        await self._context.run_all(*(lane() for _ in range(lanes)))
 
     def turn(self, *, size: int, memory: int) -> AbstractAsyncContextManager[Turn]:
         """A turn to send ``size`` bytes by way of ``memory`` bytes."""
