@@ -40,9 +40,11 @@ pytestmark = [pytest.mark.peers, pytest.mark.timeout(1500)]
 KIB, MIB = 1024, 1024**2
 SMALL, LARGE = 100 * KIB, 8 * MIB + 1
 """One that goes out in a single request, and one in two parts."""
+GROWING, THERE = 11 * MIB, 6 * MIB
+"""One in three parts, of which the first goes out while the rest is still on its way."""
 AT_ONCE = 3
 BUCKET = "crash"
-PIPELINE = '[pipeline]\nworkers = 1\npart_size = "5MiB"\n'
+PIPELINE = '[pipeline]\nworkers = 1\npart_size = "5MiB"\nfollow_after = "5MiB"\n'
 
 READS = {
     f"journal.{name}"
@@ -70,6 +72,9 @@ READS = {
 """They change nothing: to die at one is to die after the step before it; or to die at the end."""
 
 
+NAMES = {SMALL: "small", LARGE: "large", GROWING: "growing"}
+
+
 @dataclass(frozen=True)
 class Variant:
     """What is walked through."""
@@ -79,8 +84,13 @@ class Variant:
     api_away: bool = False
     """Whether it takes no reports until after the death."""
 
+    @property
+    def grows(self) -> bool:
+        """Whether its rest comes once the first part is out, or the daemon dead."""
+        return GROWING in self.sizes
+
     def __str__(self) -> str:
-        sizes = "+".join("large" if size == LARGE else "small" for size in self.sizes)
+        sizes = "+".join(NAMES[size] for size in self.sizes)
         away = "-away" if self.api_away else ""
         return f"{'+'.join(self.destinations)}-{sizes}{away}"
 
@@ -112,6 +122,7 @@ class Walked:
 
 
 ONCE = Variant(("folder0", "bucket0"), (SMALL, LARGE))
+FOLLOWED = Variant(("folder0", "bucket0"), (GROWING,))
 ASKED = Variant(("folder0",), ())
 """Nothing but pre-create."""
 WHEN = ("before", "after")
@@ -123,7 +134,7 @@ ALL = [
         ("folder0", "bucket0"),
         ("folder0", "folder1", "bucket0"),
     )
-    for size in (SMALL, LARGE)
+    for size in (SMALL, LARGE, GROWING)
     for api_away in (False, True)
 ]
 
@@ -177,7 +188,9 @@ class Stage:
                 )
         study = self._studies[variant]
         scene = Scene(place, study, self._recipient, stores, "".join(tables), secrets)
-        scene.lay(*variant.sizes, told=True)
+        scene.lay(*variant.sizes, told=not variant.grows)
+        if variant.grows:
+            scene.hold_back(THERE)
         return scene
 
     def steps(self, variant: Variant, api_url: str) -> list[str]:
@@ -188,6 +201,9 @@ class Stage:
         scene = self.scene(variant)
         trace = scene.directory / "trace"
         with scene.daemon(api_url, **{crashpoints.TRACE: str(trace)}) as daemon:
+            if variant.grows:
+                daemon.wait_for(lambda: _is_followed(trace, variant), 60, "it is followed")
+                scene.let_come()
             daemon.wait_for(lambda: _has_gone_far(daemon, variant), 60, "it has done all it can")
             daemon.wait_for(lambda: not spooled(daemon), 30, "the spool is empty")
             assert daemon.stop() == 0
@@ -208,14 +224,23 @@ class Stage:
         """
         scene = self.scene(variant)
         mark = scene.directory / "died"
-        daemon = scene.daemon(api_url, **{crashpoints.AT: step, crashpoints.MARK: str(mark)})
+        trace = scene.directory / "trace"
+        environment = {
+            crashpoints.AT: step,
+            crashpoints.MARK: str(mark),
+            crashpoints.TRACE: str(trace),
+        }
+        daemon = scene.daemon(api_url, **environment)
         with contextlib.ExitStack() as stack:
             daemon.start(wait=False)
             stack.push(daemon)
             deadline = time.monotonic() + 60
             while not mark.exists() and not _has_gone_far(daemon, variant):
                 assert time.monotonic() < deadline, f"{step} is not reached: {daemon.tail()}"
+                if _is_followed(trace, variant):
+                    scene.let_come()
                 time.sleep(0.05)
+            scene.let_come()
             died = mark.exists()
             if died and " destination." not in step:
                 daemon.wait()
@@ -274,6 +299,12 @@ def _has_gone_far(daemon: Dropoffd, variant: Variant) -> bool:
     )
 
 
+def _is_followed(trace: Path, variant: Variant) -> bool:
+    """Whether each destination has the first part."""
+    reached = trace.read_text().splitlines() if trace.exists() else []
+    return reached.count("after journal.part_stored") >= len(variant.destinations)
+
+
 @pytest.fixture(scope="module")
 def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     directory = tmp_path_factory.mktemp("crash")
@@ -323,6 +354,11 @@ def _is_report(request: web.BaseRequest) -> bool:
 
 async def test_each_step_of_a_small_and_a_large_upload_to_two_destinations(stage: Stage) -> None:
     walked = await walk(stage, ONCE, once=True)
+    assert walked.deaths >= 0.9 * walked.points
+
+
+async def test_each_step_of_an_upload_that_is_delivered_while_it_arrives(stage: Stage) -> None:
+    walked = await walk(stage, FOLLOWED, once=True)
     assert walked.deaths >= 0.9 * walked.points
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -66,6 +67,7 @@ class Scene:
         self._secrets = dict(secrets)
         self._config = config
         self._ids = ids
+        self._to_come: dict[Path, bytes] = {}
 
     def lay(self, *sizes: int, told: bool = False) -> None:
         """Lay complete uploads of these sizes down; hooks have told of them where ``told``."""
@@ -81,6 +83,20 @@ class Scene:
             if told:
                 lay_hook(self.directory / "daemon" / "spool", "post-finish", uploads / tus_id, size)
             self.sent.append(Sent(tus_id, self._study, filename, size, sha256))
+
+    def hold_back(self, there: int) -> None:
+        """Of each upload only ``there`` bytes have come so far."""
+        for sent in self.sent:
+            file = self.directory / "daemon" / "uploads" / sent.tus_id
+            self._to_come[file] = file.read_bytes()[there:]
+            os.truncate(file, there)
+
+    def let_come(self) -> None:
+        """The rest of what was held back comes, as a tus server appends it."""
+        while self._to_come:
+            file, rest = self._to_come.popitem()
+            with file.open("ab") as data:
+                data.write(rest)
 
     def daemon(self, api_url: str, **environment: str) -> Dropoffd:
         """A daemon there, not started, that has the reference REST API at ``api_url``."""
