@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import uuid
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -17,15 +16,15 @@ from pipeline.destinations.base import PartPlace
 from pipeline.destinations.s3 import S3Destination
 from pipeline.destinations.s3_client import S3Client
 from pipeline.errors import DestinationRefusedError, DestinationUnreachableError
-from pipeline.messages import DestinationSpec, StoredObject, Target
-from tests.peers.deliveries import MIB, BytesBody
+from pipeline.messages import DestinationSpec, Target
+from tests.peers.deliveries import BytesBody
 from tests.peers.s3_between import ERROR, PARTS, PUT, Between, operation
+from tests.peers.s3_recorder import PIECES, deliver
 from tests.peers.seaweedfs import Weed
 
 pytestmark = pytest.mark.peers
 
 BUCKET = "store"
-PIECES = [os.urandom(5 * MIB), os.urandom(100)]
 SECOND = operation("PUT", query="partNumber=2")
 
 
@@ -58,21 +57,6 @@ def spec(between: Between, weed: Weed) -> DestinationSpec:
 def target() -> Target:
     upload = str(uuid.uuid4())
     return Target(upload=upload, name=f"{upload}/x", size=sum(map(len, PIECES)))
-
-
-async def deliver(spec: DestinationSpec, target: Target) -> StoredObject:
-    store = S3Destination(spec)
-    try:
-        reference = await store.begin(target, stale=False)
-        parts = [
-            await store.put_part(
-                target, reference, PartPlace(number=n, offset=0, size=len(piece)), BytesBody(piece)
-            )
-            for n, piece in enumerate(PIECES, 1)
-        ]
-        return await store.finish(target, reference, parts)
-    finally:
-        await store.aclose()
 
 
 class Signed(Protocol):

@@ -331,13 +331,8 @@ async def test_a_part_that_was_proved_is_known_again_after_a_reboot(bench: Bench
     assert (done.digest, done.restarts) == (f"sha256:{arriving.sha256}", 0)
 
 
-async def test_a_tail_that_was_lost_and_replaced_while_nobody_looked_starts_it_over(
-    bench: Bench,
-) -> None:
-    arriving = Arriving(bench)
-    async with bench.running():
-        upload = await arriving.reach(12 * MIB)
-        await eventually(lambda: sent(bench) == both(1, 2))
+async def starts_over_with_another_tail(bench: Bench, arriving: Arriving, upload: str) -> None:
+    """The tail goes and another comes, while no daemon runs: no key meets both."""
     os.truncate(arriving.path, 7 * MIB)
     arriving.data = arriving.data[: 7 * MIB] + os.urandom(SIZE - 7 * MIB)
     arriving.append(SIZE)
@@ -348,6 +343,16 @@ async def test_a_tail_that_was_lost_and_replaced_while_nobody_looked_starts_it_o
     assert (done.digest, done.restarts) == (f"sha256:{arriving.sha256}", 1)
     keys = {job.seal.key for job in bench.workers.jobs if isinstance(job, Part)}
     assert len(keys) == 2, "a key met two plaintexts"
+
+
+async def test_a_tail_that_was_lost_and_replaced_while_nobody_looked_starts_it_over(
+    bench: Bench,
+) -> None:
+    arriving = Arriving(bench)
+    async with bench.running():
+        upload = await arriving.reach(12 * MIB)
+        await eventually(lambda: sent(bench) == both(1, 2))
+    await starts_over_with_another_tail(bench, arriving, upload)
 
 
 async def test_one_that_lost_its_tail_is_followed_again(bench: Bench) -> None:
@@ -419,13 +424,4 @@ async def test_a_part_whose_answer_went_with_the_power_does_not_meet_its_key_aga
     found = await bench.journal.upload(upload)
     assert found.trail is not None
     await bench.journal.trust(upload, msgspec.structs.replace(found.trail, boot="another"))
-    os.truncate(arriving.path, 7 * MIB)
-    arriving.data = arriving.data[: 7 * MIB] + os.urandom(SIZE - 7 * MIB)
-    arriving.append(SIZE)
-    bench.restart()
-    async with bench.running():
-        await arriving.sight()
-        done = await bench.until(upload, UploadState.DONE)
-    assert (done.digest, done.restarts) == (f"sha256:{arriving.sha256}", 1)
-    keys = {job.seal.key for job in bench.workers.jobs if isinstance(job, Part)}
-    assert len(keys) == 2, "a key met two plaintexts"
+    await starts_over_with_another_tail(bench, arriving, upload)

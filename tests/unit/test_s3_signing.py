@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from aiobotocore.credentials import AioCredentials
 from yarl import URL
@@ -21,28 +22,15 @@ AT_HOME = DestinationSpec(
 )
 WAYS = {
     "path": AT_HOME,
-    "virtual host": DestinationSpec(
-        name="store",
-        type="s3",
+    "virtual host": msgspec.structs.replace(
+        AT_HOME,
         endpoint="https://s3.example.org:443",
         addressing="virtual",
-        bucket="study",
         region="eu-west-1",
-        access_key="access",
-        secret_key="secret",
         session_token="token/+=",
     ),
-    "Amazon": DestinationSpec(
-        name="store", type="s3", bucket="study", access_key="access", secret_key="secret"
-    ),
-    "IPv6": DestinationSpec(
-        name="store",
-        type="s3",
-        endpoint="http://[::1]:9000",
-        bucket="study",
-        access_key="access",
-        secret_key="secret",
-    ),
+    "Amazon": msgspec.structs.replace(AT_HOME, endpoint=""),
+    "IPv6": msgspec.structs.replace(AT_HOME, endpoint="http://[::1]:9000"),
 }
 
 
