@@ -51,7 +51,7 @@ class StoreMemory:
 
     async def load(self) -> None:
         """Take over what the file has; one that can't be understood counts as empty."""
-        self._known = await asyncio.to_thread(self._read)
+        self._known = await asyncio.to_thread(self._loaded)
 
     def known(self, spec: DestinationSpec) -> Traits | None:
         """What is known of a destination as it is configured now; None where nothing is."""
@@ -93,6 +93,11 @@ class StoreMemory:
         except OSError:
             return _newest(change(self._known))  # it is known at least until the next start
 
+    def _loaded(self) -> dict[str, _Learned]:
+        with contextlib.suppress(OSError), _only_one(self._path.parent):
+            _fresh(self._path).unlink(missing_ok=True)
+        return self._read()
+
     def _read(self) -> dict[str, _Learned]:
         try:
             return msgspec.json.decode(self._path.read_bytes(), type=dict[str, _Learned])
@@ -125,10 +130,17 @@ def _only_one(directory: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+def _fresh(path: Path) -> Path:
+    """What is written before it takes a file's place.
+
+    One name: what a death leaves behind is removed by the next who starts or writes.
+    """
+    return path.with_name(f".{path.name}.new")
+
+
 def _replace(path: Path, data: bytes) -> None:
     """Write a file so that readers see the old one or the new one. Raises OSError."""
-    # One name: what a death leaves behind is removed by the next who writes.
-    fresh = path.with_name(f".{path.name}.new")
+    fresh = _fresh(path)
     fresh.unlink(missing_ok=True)
     descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
     try:

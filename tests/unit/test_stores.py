@@ -108,3 +108,13 @@ def test_what_a_death_amid_writing_left_behind_does_not_stay(tmp_path: Path) -> 
     assert list(tmp_path.iterdir())
     asyncio.run(StoreMemory(tmp_path, lambda: 0.0).learn(SPEC, COUNTS))
     assert [path.name for path in tmp_path.iterdir()] == [FILE]
+
+
+def test_what_a_death_amid_writing_left_behind_goes_at_the_next_start_though_nothing_is_learned(
+    tmp_path: Path,
+) -> None:
+    died = subprocess.run([sys.executable, "-c", DIES, str(tmp_path)], check=False)
+    assert died.returncode == -signal.SIGKILL
+    assert list(tmp_path.iterdir())
+    asyncio.run(StoreMemory(tmp_path, lambda: 0.0).load())
+    assert list(tmp_path.iterdir()) == []
