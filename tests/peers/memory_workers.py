@@ -15,7 +15,7 @@ import msgspec
 from blake3 import blake3
 
 from pipeline import envelope as envelopes
-from pipeline.errors import DestinationRefusedError, ForgottenError
+from pipeline.errors import DestinationRefusedError, ForgottenError, SourceChangedError
 from pipeline.messages import (
     Abort,
     Aborted,
@@ -184,5 +184,6 @@ class MemoryWorkers:
 def _read(source: int | None, offset: int, length: int) -> bytes:
     assert source is not None
     data = os.pread(source, length, offset)
-    assert len(data) == length
+    if len(data) != length:
+        raise SourceChangedError("the file ends too soon")
     return data
