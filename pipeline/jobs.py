@@ -75,30 +75,36 @@ def _content(job: m.Finish) -> Content | None:
     return SealedContent(job.seal, cast("m.DigestName", name), lambda: expected)
 
 
+def _body(job: m.Part | m.Prove, source: Source, buffers: Buffers) -> SealedBody:
+    """A part's, which takes the plaintext's BLAKE3 where a fingerprint is asked for."""
+    body = SealedBody(source, job.seal, job.span, digest="blake3" if job.fingerprint else None)
+    body.borrow(buffers)
+    return body
+
+
+def _told(part: m.StoredPart, body: SealedBody) -> m.StoredPart:
+    """The part with its fingerprint, where one was taken."""
+    if not body.plaintext_digest:
+        return part
+    return msgspec.structs.replace(part, plaintext=body.plaintext_digest)
+
+
 async def _prove(
     job: m.Prove, destination: Destination, source: Source, buffers: Buffers
 ) -> m.PartProved:
-    digest: m.DigestName | None = "blake3" if job.fingerprint else None
-    body = SealedBody(source, job.seal, job.span, digest=digest)
-    body.borrow(buffers)
+    body = _body(job, source, buffers)
     part = await destination.prove_part(job.target, job.reference, body.place, body, job.held)
     body.release()
-    if part is not None and job.fingerprint:
-        part = msgspec.structs.replace(part, plaintext=body.plaintext_digest)
-    return m.PartProved(part=part)
+    return m.PartProved(part=part and _told(part, body))
 
 
 async def _part(
     job: m.Part, destination: Destination, source: Source, buffers: Buffers
 ) -> m.PartStored:
     started = time.perf_counter()
-    digest: m.DigestName | None = "blake3" if job.fingerprint else None
-    body = SealedBody(source, job.seal, job.span, digest=digest)
-    body.borrow(buffers)
-    part = await destination.put_part(job.target, job.reference, body.place, body)
+    body = _body(job, source, buffers)
+    part = _told(await destination.put_part(job.target, job.reference, body.place, body), body)
     body.release()
-    if job.fingerprint:
-        part = msgspec.structs.replace(part, plaintext=body.plaintext_digest)
     await source.let_go(job.span.offset, job.span.length)
     return m.PartStored(part=part, seconds=round(time.perf_counter() - started, 6))
 
