@@ -7,11 +7,12 @@ taken. All of this blocks: call it from a thread.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import secrets
 import stat
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Self
 
@@ -89,13 +90,15 @@ def open_source(directory: Path, path: str, roots: Sequence[Path] = ()) -> Opene
         looked = _checked(_lstat(parent, name, path), path)
         with _told(path):
             fd = os.open(name, _OPEN, dir_fd=parent)
-    try:
-        found = _checked(os.fstat(fd), path)
-        _check_same(looked, found, path)
-        return OpenedSource(fd, _identity(found))
-    except BaseException:
-        os.close(fd)
-        raise
+        try:
+            found = _checked(os.fstat(fd), path)
+            _check_same(looked, found, path)
+            _settle(parent)
+            _check_same(found, _checked(_lstat(parent, name, path), path), path)
+            return OpenedSource(fd, _identity(found))
+        except BaseException:
+            os.close(fd)
+            raise
 
 
 def identify(directory: Path, path: str, roots: Sequence[Path] = ()) -> Identity:
@@ -155,7 +158,7 @@ def components(path: str) -> tuple[str, ...]:
     return parts
 
 
-@contextmanager
+@contextlib.contextmanager
 def _parent(directory: Path, path: str, roots: Sequence[Path]) -> Iterator[tuple[int, str]]:
     root, parts = _anchored(directory, path, roots)
     # The configured directory itself may be a symlink: it is the operator's word. Where it is
@@ -200,10 +203,26 @@ def _checked(found: os.stat_result, path: str) -> os.stat_result:
     return found
 
 
+def _settle(parent: int) -> None:
+    """Wait for a rename or a removal that is under way in a directory.
+
+    While the kernel puts another file in place of a link, the link's name still leads to its file,
+    which counts one link less already: the only link left may be somebody else's. Looking up a name
+    that nobody looked up before waits for the lock that every rename holds.
+    """
+    with contextlib.suppress(OSError):
+        os.stat(f".{secrets.token_hex(8)}", dir_fd=parent, follow_symlinks=False)
+
+
 def _check_same(looked: os.stat_result, found: os.stat_result, path: str) -> None:
-    """A second link to another's file may have been there for the open, and be gone by now."""
+    """A second link to another's file may have been there for the open, and be gone by now.
+
+    A link that comes or goes changes the ctime alone; the tus server's writes change the mtime too.
+    """
     if (found.st_dev, found.st_ino) != (looked.st_dev, looked.st_ino):
         raise SourceUnsafeError(f"{path!r} was replaced while it was opened")
+    if found.st_ctime_ns != looked.st_ctime_ns and found.st_mtime_ns == looked.st_mtime_ns:
+        raise SourceUnsafeError(f"the links of {path!r} changed while it was opened")
 
 
 def _kind(mode: int) -> str:
@@ -228,7 +247,7 @@ def _identity(found: os.stat_result) -> Identity:
     )
 
 
-@contextmanager
+@contextlib.contextmanager
 def _told(path: str) -> Iterator[None]:
     try:
         yield

@@ -7,6 +7,7 @@ import errno
 import os
 import shutil
 import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -133,6 +134,27 @@ def test_what_is_no_plain_file_with_one_link_is_refused(
         open_source(uploads, "a/b/file")
     with pytest.raises(SourceUnsafeError):
         identify(uploads, "a/b/file")
+
+
+def test_a_second_link_that_is_there_for_the_open_alone_is_noticed(
+    uploads: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before and after it there is one link, and it always is the same file."""
+    really = os.open
+
+    def opened_amid_links(path: str | Path, flags: int, *, dir_fd: int | None = None) -> int:
+        if path != "file":
+            return really(path, flags, dir_fd=dir_fd)
+        time.sleep(0.02)  # file systems may count time by a few milliseconds
+        second = tmp_path / "second"
+        second.hardlink_to(uploads / "file")
+        fd = really(path, flags, dir_fd=dir_fd)
+        second.unlink()
+        return fd
+
+    monkeypatch.setattr(os, "open", opened_amid_links)
+    with pytest.raises(SourceUnsafeError, match="links"):
+        open_source(uploads, "file")
 
 
 @pytest.mark.parametrize("part", ["a", "a/b"])
