@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from typing import NamedTuple
 
 from awscrt.checksums import combine_crc64nvme, crc64nvme
 
@@ -23,11 +24,18 @@ def combined_crc(parts: Iterable[StoredPart]) -> int:
     return crc
 
 
+class _Read(NamedTuple):
+    """Plaintext that is needed to go on: the step after this one takes it as read."""
+
+    into: memoryview
+    offset: int
+
+
 class SealedBody:
     """A part's sealed bytes, made while they are asked for; see :class:`destinations.base.Body`.
 
-    Reads, seals and gives 512 KiB at a time, in the loop's thread: that is cheaper than to hand it
-    over to another one. One :class:`~pipeline.buffers.Room` is all it holds.
+    Reads, seals and gives 512 KiB at a time, in the thread of whoever asks: that is cheaper than to
+    hand each of them over to another one. One :class:`~pipeline.buffers.Room` is all it holds.
     """
 
     def __init__(
@@ -83,7 +91,7 @@ class SealedBody:
 
     async def count(self) -> None:
         """Seal all of it once, and give nothing."""
-        async for _ in self._checked():
+        async for _ in self:
             pass
         self.release()
 
@@ -96,11 +104,23 @@ class SealedBody:
             self._buffers.give(self._room)
             self._room = None
 
-    def __aiter__(self) -> AsyncIterator[memoryview]:
+    async def __aiter__(self) -> AsyncIterator[memoryview]:
         """The bytes from their start."""
-        return self._checked()
+        for step in self._checked():
+            if isinstance(step, _Read):
+                await self._source.read_into(step.into, step.offset)
+            else:
+                yield step
 
-    async def _checked(self) -> AsyncIterator[memoryview]:
+    def pieces(self) -> Iterator[memoryview]:
+        """See :class:`destinations.base.Blocking`."""
+        for step in self._checked():
+            if isinstance(step, _Read):
+                self._source.read_into_blocking(step.into, step.offset)
+            else:
+                yield step
+
+    def _checked(self) -> Iterator[_Read | memoryview]:
         """The bytes as they are made, and what is counted on the way."""
         md5 = hashlib.md5(usedforsecurity=False) if self._wants_md5 else None
         plaintext = hasher(self._digest_name) if self._digest_name else None
@@ -111,20 +131,23 @@ class SealedBody:
             self._md5 = md5.digest() if md5 else None
             self._digest = plaintext.hexdigest() if plaintext else ""
 
-        async for view in self._sealed(plaintext):
-            crc = crc64nvme(view, crc)
-            size += len(view)
+        for step in self._sealed(plaintext):
+            if isinstance(step, _Read):
+                yield step
+                continue
+            crc = crc64nvme(step, crc)
+            size += len(step)
             if md5 is not None:
-                md5.update(view)
+                md5.update(step)
             if size == self.size:
                 self._at_end()
                 note()  # before the last bytes leave: who sends them may never ask for more
-            yield view
+            yield step
         if size != self.size:
             raise AssertionError(f"sealed to {size} bytes instead of {self.size}")
         note()
 
-    async def _sealed(self, plaintext_hasher: Hasher | None) -> AsyncIterator[memoryview]:
+    def _sealed(self, plaintext_hasher: Hasher | None) -> Iterator[_Read | memoryview]:
         layout = by_format(self._seal.format)
         sealer = layout.sealer(self._seal.key, self._seal.size)
         if self._span.offset == 0 and self._seal.header:
@@ -135,7 +158,7 @@ class SealedBody:
         while True:
             out = room.outs[turn % 2]
             plaintext = inputs[turn % len(inputs)][: min(CHUNK, end - offset)]
-            await self._source.read_into(plaintext, offset)
+            yield _Read(plaintext, offset)
             if plaintext_hasher is not None:
                 plaintext_hasher.update(plaintext)
             written = len(plaintext)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Protocol, runtime_checkable
 
 import msgspec
@@ -47,6 +47,14 @@ class Body(Protocol):
 
         A view is valid until two further ones were taken; who keeps bytes longer copies them.
         """
+
+
+@runtime_checkable
+class Blocking(Protocol):
+    """A body that a thread may make, too."""
+
+    def pieces(self) -> Iterator[memoryview]:
+        """The bytes that the iteration gives, for a thread that may wait for the disk."""
 
 
 class Reading(Protocol):

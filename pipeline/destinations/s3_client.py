@@ -11,6 +11,7 @@ import base64
 import contextlib
 import hashlib
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, NamedTuple, TypeVar
 
 import aiohttp
@@ -21,8 +22,14 @@ from yarl import URL
 
 from pipeline.destinations import crc, s3_errors, s3_options
 from pipeline.destinations.base import Body
+from pipeline.destinations.feed import Feed
 from pipeline.destinations.retry import steadily
-from pipeline.destinations.s3_connection import Connection, Connections
+from pipeline.destinations.s3_connection import (
+    CONNECTIONS,
+    SILENCE_TIMEOUT,
+    Connection,
+    Connections,
+)
 from pipeline.destinations.s3_http import limited
 from pipeline.destinations.s3_put import is_plain, told
 from pipeline.destinations.s3_signing import sign
@@ -31,7 +38,6 @@ from pipeline.errors import (
     DestinationError,
     DestinationRefusedError,
     DestinationUnreachableError,
-    DropoffError,
 )
 from pipeline.messages import DestinationSpec
 
@@ -81,6 +87,7 @@ class S3Client:
         self._connections = Connections(spec)
         self._customer = s3_options.of_customer(spec)
         self._proxies: dict[str, str | None] = {}
+        self._threads = ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="send")
 
     async def call(self, operation: str, **parameters: object) -> dict[str, Any]:
         """Call an operation of botocore's client by its method's name."""
@@ -145,6 +152,7 @@ class S3Client:
     async def aclose(self) -> None:
         """Close all connections."""
         await self._connections.aclose()
+        self._threads.shutdown(wait=False)  # who sends is over before its request is
 
     async def _read(
         self, key: str, etag: str, done: int, size: int, stop: int | None
@@ -225,7 +233,7 @@ class S3Client:
             return told(answer.headers)
 
     async def _send(self, signed: Signed, body: Body) -> Sent:
-        feed = _Feed(body)
+        feed = Feed(body, self._threads, SILENCE_TIMEOUT)
         headers = {"Content-Length": str(body.size), "Content-Type": "application/octet-stream"}
         try:
             async with self._http.put(
@@ -314,24 +322,6 @@ class S3Client:
         if origin not in self._proxies:
             self._proxies[origin] = get_environ_proxies(origin).get(url.scheme)
         return self._proxies[origin]
-
-
-class _Feed:
-    """A body on its way into a request, which remembers why it ended early."""
-
-    def __init__(self, body: Body) -> None:
-        self._body = body
-        self.error: DropoffError | None = None
-
-    async def __aiter__(self) -> AsyncIterator[memoryview]:
-        # The request's head goes out with this: it would be copied together with a first view.
-        yield memoryview(b"")
-        try:
-            async for view in self._body:
-                yield view
-        except DropoffError as error:
-            self.error = error
-            raise
 
 
 @contextlib.contextmanager

@@ -97,6 +97,10 @@ async def test_parts_are_the_pieces_of_the_whole(
     with Source(os.open(tmp_path / "data", os.O_RDONLY)) as source:
         whole_body = SealedBody(source, seal, whole(seal), digest="sha256")
         sealed = await read(whole_body)
+        by_thread = SealedBody(source, seal, whole(seal), digest="sha256")
+        assert b"".join(bytes(view) for view in by_thread.pieces()) == sealed
+        assert by_thread.plaintext_digest == whole_body.plaintext_digest
+        assert by_thread.crc64nvme == whole_body.crc64nvme
         parts = []
         pieces = []
         for span in spans(size, MIB + SEGMENT):
@@ -149,6 +153,11 @@ async def test_a_file_cut_short_ends_the_body_with_an_error(tmp_path: Path) -> N
         pytest.raises(SourceChangedError),
     ):
         await read(SealedBody(source, seal, whole(seal)))
+    with (
+        Source(os.open(tmp_path / "data", os.O_RDONLY)) as source,
+        pytest.raises(SourceChangedError),
+    ):
+        list(SealedBody(source, seal, whole(seal)).pieces())
 
 
 async def test_room_that_was_given_back_is_used_again_and_no_other(tmp_path: Path) -> None:

@@ -1,0 +1,200 @@
+"""A body on its way into a request: by a thread where it can go straight to the socket."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import ssl
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from pipeline.destinations.feed import Feed
+from pipeline.errors import SourceChangedError
+from tests.peers import certificates
+from tests.peers.deliveries import BytesBody
+
+MIB = 1024 * 1024
+DATA = os.urandom(9 * MIB + 7)
+SILENCE = 1.0
+
+Answers = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+class ThreadBody(BytesBody):
+    """A body that threads can make, and which knows the one that did."""
+
+    def __init__(self, data: bytes = DATA, ends_after: int = len(DATA)) -> None:
+        super().__init__(data)
+        self._ends_after = ends_after
+        self.threads: set[str] = set()
+
+    def pieces(self) -> Iterator[memoryview]:
+        for start in range(0, self.size, MIB):
+            self.threads.add(threading.current_thread().name)
+            if start >= self._ends_after:
+                raise SourceChangedError("it ends here")
+            yield memoryview(DATA)[start : min(start + MIB, self.size)]
+
+
+@pytest.fixture
+def threads() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(2, thread_name_prefix="send") as made:
+        yield made
+
+
+async def head_of(reader: asyncio.StreamReader) -> int:
+    """Read a request's head, and give the length of its body."""
+    head = await reader.readuntil(b"\r\n\r\n")
+    (length,) = (line for line in head.split(b"\r\n") if line.startswith(b"Content-Length:"))
+    return int(length.split()[1])
+
+
+@asynccontextmanager
+async def answering(
+    answers: Answers,
+    tls: ssl.SSLContext | None = None,
+) -> AsyncIterator[str]:
+    """A server whose connections are ``answers``', until the block ends."""
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        tasks.add(task)
+        try:
+            await answers(reader, writer)
+        finally:
+            writer.close()
+
+    server = await asyncio.start_server(connected, "127.0.0.1", 0, ssl=tls)
+    try:
+        yield f"{'https' if tls else 'http'}://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+    finally:
+        server.close()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+class Taking:
+    """A server that takes bodies and says that all is well."""
+
+    def __init__(self) -> None:
+        self.bodies: list[bytes] = []
+
+    async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            try:
+                length = await head_of(reader)
+            except asyncio.IncompleteReadError:
+                return
+            self.bodies.append(await reader.readexactly(length))
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+
+
+async def stalling(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Reads the head, and nothing more."""
+    del writer
+    await head_of(reader)
+    await asyncio.Event().wait()
+
+
+async def refusing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Answers before the body came, and hangs up."""
+    await head_of(reader)
+    writer.write(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\nConnection: close\r\n\r\nno")
+    await writer.drain()
+    await asyncio.sleep(0.1)
+
+
+async def put(session: aiohttp.ClientSession, url: str, feed: Feed) -> int:
+    headers = {"Content-Length": str(feed.size)}
+    async with session.put(url, data=feed, headers=headers) as answer:
+        await answer.read()
+        return answer.status
+
+
+async def test_bodies_arrive_whole_over_one_connection_from_a_thread(
+    threads: ThreadPoolExecutor,
+) -> None:
+    server, bodies = Taking(), [ThreadBody(), ThreadBody(b"", 0), ThreadBody()]
+    async with answering(server) as url, aiohttp.ClientSession() as session:
+        for body in bodies:
+            assert await put(session, url, Feed(body, threads, SILENCE)) == 200
+    assert server.bodies == [DATA, b"", DATA]
+    assert all(name.startswith("send") for body in bodies for name in body.threads)
+    assert bodies[0].threads
+
+
+async def test_a_body_through_tls_goes_by_the_loop(
+    threads: ThreadPoolExecutor, tmp_path: Path
+) -> None:
+    certificate, key = certificates.self_signed(tmp_path)
+    theirs = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    theirs.load_cert_chain(certificate, key)
+    ours = ssl.create_default_context(cafile=str(certificate))
+    server, body = Taking(), ThreadBody()
+    connector = aiohttp.TCPConnector(ssl=ours)
+    async with (
+        answering(server, theirs) as url,
+        aiohttp.ClientSession(connector=connector) as session,
+    ):
+        assert await put(session, url, Feed(body, threads, SILENCE)) == 200
+    assert server.bodies == [DATA]
+    assert body.threads == set()
+
+
+async def test_a_body_that_no_thread_can_make_goes_by_the_loop(
+    threads: ThreadPoolExecutor,
+) -> None:
+    server = Taking()
+    async with answering(server) as url, aiohttp.ClientSession() as session:
+        assert await put(session, url, Feed(BytesBody(DATA), threads, SILENCE)) == 200
+    assert server.bodies == [DATA]
+
+
+async def test_a_server_that_takes_nothing_is_given_up(threads: ThreadPoolExecutor) -> None:
+    async with answering(stalling) as url, aiohttp.ClientSession() as session:
+        async with asyncio.timeout(SILENCE + 5):
+            with pytest.raises(TimeoutError):
+                await put(session, url, Feed(ThreadBody(), threads, SILENCE))
+
+
+async def test_a_cancelled_request_ends_its_thread_at_once(threads: ThreadPoolExecutor) -> None:
+    async with answering(stalling) as url, aiohttp.ClientSession() as session:
+        body = ThreadBody()
+        request = asyncio.create_task(put(session, url, Feed(body, threads, 600.0)))
+        while not body.threads:  # noqa: ASYNC110  # has no event
+            await asyncio.sleep(0.01)
+        request.cancel()
+        async with asyncio.timeout(5):
+            with pytest.raises(asyncio.CancelledError):
+                await request
+            # Both threads are free, as each takes one of these.
+            both = threading.Barrier(2)
+            loop = asyncio.get_running_loop()
+            await asyncio.gather(*(loop.run_in_executor(threads, both.wait) for _ in range(2)))
+
+
+async def test_an_answer_before_the_body_s_end_is_heard(threads: ThreadPoolExecutor) -> None:
+    async with answering(refusing) as url, aiohttp.ClientSession() as session:
+        assert await put(session, url, Feed(ThreadBody(), threads, SILENCE)) == 403
+
+
+async def test_a_body_that_breaks_off_says_why_and_its_connection_is_used_no_more(
+    threads: ThreadPoolExecutor,
+) -> None:
+    server = Taking()
+    async with answering(server) as url, aiohttp.ClientSession() as session:
+        feed = Feed(ThreadBody(ends_after=2 * MIB), threads, SILENCE)
+        with pytest.raises(aiohttp.ClientError):
+            await put(session, url, feed)
+        assert isinstance(feed.error, SourceChangedError)
+        assert await put(session, url, Feed(ThreadBody(), threads, SILENCE)) == 200
+    assert server.bodies == [DATA]
