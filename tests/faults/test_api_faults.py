@@ -19,9 +19,9 @@ from tests.peers import faulty
 from tests.peers.dropoffd import Dropoffd
 from tests.peers.faulty import FaultyHttp, Meets, Spoil
 from tests.peers.faulty_tcp import FaultyTcp
-from tests.peers.oracle import Folder
 from tests.peers.reference_api import ReferenceServer
 from tests.peers.scene import Recipient, Scene
+from tests.peers.stores import Folder
 from tests.peers.tls import Certificate, TlsBefore
 from tests.peers.tusd_files import pre_create
 

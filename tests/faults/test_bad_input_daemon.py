@@ -17,10 +17,11 @@ import pytest
 
 from pipeline.envelope import keys
 from tests.faults.cases import calls, info, names, spool
-from tests.peers import traces
+from tests.peers import rows, traces
 from tests.peers.dropoffd import Dropoffd
-from tests.peers.oracle import Folder, Sent, check_delivered
+from tests.peers.oracle import Sent, check_delivered
 from tests.peers.reference_api import ReferenceServer
+from tests.peers.stores import Folder
 from tests.peers.tusd import free_port
 
 STUDY, CLOSED, SMALL, UNKNOWN, AGE = (
@@ -303,8 +304,12 @@ def test_none_of_it_brings_a_secret_out_or_breaks_the_journal(scene: Scene) -> N
     assert traces.check_processes(scene.daemon, secrets)
     traces.check_secrets(scene.daemon, secrets)
     sent = {upload.tus_id for upload in scene.sent}
-    ids = traces.upload_ids(scene.daemon)
-    traces.check_audit(scene.daemon, [upload for tus_id in sent for upload in ids[tus_id]])
+    known = rows.known(scene.daemon)
+    rows.check_states(known, [*sent, *scene.failing], scene.failing)
+    rows.check_whole(scene.daemon, rows.OVER)
+    receipts = {known[tus_id][0].upload: known[tus_id][0].receipt or {} for tus_id in sent}
+    traces.check_receipts(scene.daemon, receipts)
+    traces.check_audit(scene.daemon, receipts)
 
 
 def has_stored(drop: dict[str, Any]) -> bool:

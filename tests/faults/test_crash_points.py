@@ -27,10 +27,10 @@ from pipeline import crashpoints
 from tests.peers import announcements
 from tests.peers.dropoffd import Dropoffd
 from tests.peers.faulty import FaultyHttp, answer
-from tests.peers.oracle import Bucket, Folder, Store
 from tests.peers.reference_api import ReferenceServer
 from tests.peers.scene import Recipient, Scene
 from tests.peers.seaweedfs import Weed
+from tests.peers.stores import Bucket, Folder, Store
 from tests.peers.traces import spooled
 from tests.peers.tusd_files import pre_create
 from tests.peers.verdicts import Verdict

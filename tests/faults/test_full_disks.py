@@ -21,9 +21,9 @@ from daemon.intake.spool import Spool, prepare
 from tests.peers.disks import SmallDisk, failing
 from tests.peers.dropoffd import Dropoffd
 from tests.peers.intake import Recorded
-from tests.peers.oracle import Folder
 from tests.peers.reference_api import ReferenceServer
 from tests.peers.scene import Recipient, Scene
+from tests.peers.stores import Folder
 from tests.peers.tusd_files import pre_create
 
 pytestmark = [pytest.mark.peers, pytest.mark.timeout(120)]

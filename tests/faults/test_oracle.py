@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from tests.peers.dropoffd import Dropoffd
-from tests.peers.oracle import Folder
 from tests.peers.reference_api import ReferenceServer
 from tests.peers.scene import Recipient, Scene
+from tests.peers.stores import Folder
 from tests.peers.traces import check_processes, spooled
 
 pytestmark = [pytest.mark.peers, pytest.mark.timeout(120)]
@@ -152,6 +152,18 @@ FAULTS: dict[str, tuple[Callable[[Ended], object], str]] = {
     "the journal does not know an upload": (
         lambda e: e.journal("UPDATE uploads SET tus_id = 'x' WHERE size = 1"),
         "LostError",
+    ),
+    "the journal knows an upload that nobody sent": (
+        lambda e: e.journal("UPDATE uploads SET tus_id = 'x' WHERE size = 1"),
+        "OrphanError: nobody sent",
+    ),
+    "an upload is not done": (
+        lambda e: e.journal("UPDATE uploads SET state = 'stored' WHERE size = 1"),
+        "is stored, not done",
+    ),
+    "a delivery is not over": (
+        lambda e: e.journal("UPDATE deliveries SET reference = 'x'"),
+        "deliveries are under way",
     ),
     "the audit chain is broken": (_break_chain, "the line before it|not the one"),
     "a secret is in the log": (lambda e: _tell(e, e.daemon.log, SECRET), "holds a secret"),

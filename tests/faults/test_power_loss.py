@@ -26,10 +26,11 @@ import pytest
 from daemon.observe import audit
 from tests.peers import power
 from tests.peers.dropoffd import Dropoffd
-from tests.peers.oracle import Folder, Sent
+from tests.peers.oracle import Sent
 from tests.peers.power import Call, Disk, Event
 from tests.peers.reference_api import ReferenceServer
 from tests.peers.scene import Recipient, Scene
+from tests.peers.stores import Folder
 
 pytestmark = [pytest.mark.peers, pytest.mark.timeout(900)]
 

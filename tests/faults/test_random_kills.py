@@ -22,10 +22,10 @@ from aiohttp import web
 from tests.peers import faulty
 from tests.peers.dropoffd import Dropoffd
 from tests.peers.faulty import FaultyHttp, Spoil
-from tests.peers.oracle import Bucket, Folder, Store
 from tests.peers.reference_api import ReferenceServer
 from tests.peers.scene import Recipient, Scene
 from tests.peers.seaweedfs import Weed
+from tests.peers.stores import Bucket, Folder, Store
 from tests.peers.traces import spooled
 
 pytestmark = [pytest.mark.peers, pytest.mark.timeout(3000)]

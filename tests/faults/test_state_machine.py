@@ -24,7 +24,8 @@ from hypothesis.stateful import (
 
 from daemon.errors import ApiUnreachableError, ConflictError
 from daemon.journal.model import OVER, Upload, UploadState
-from tests.peers.oracle import ORDER, decrypted
+from tests.peers.openers import decrypted
+from tests.peers.oracle import ORDER
 from tests.peers.small_world import DESTINATIONS, SECRET_KEY, STUDY, World
 from tests.peers.tusd_files import lay_info
 

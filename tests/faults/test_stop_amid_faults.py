@@ -26,12 +26,13 @@ from tests.peers.dropoffd import Dropoffd
 from tests.peers.faulty import Spoil
 from tests.peers.faulty_sftp import FaultySftp, SftpFault
 from tests.peers.faulty_tcp import FaultyTcp
+from tests.peers.four_stores import Cloud
 from tests.peers.names import HOST, Names
 from tests.peers.nextcloud_like import NextcloudLike
-from tests.peers.oracle import Bucket, Folder, Store
 from tests.peers.reference_api import ReferenceServer
 from tests.peers.scene import Recipient, Scene
 from tests.peers.seaweedfs import Weed
+from tests.peers.stores import Bucket, Folder, Store
 from tests.peers.way import Way, way
 
 pytestmark = [pytest.mark.peers, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(120)]
@@ -61,20 +62,6 @@ class Neighbour:
     """The numbers of parts of which it took something, in order."""
     finished: Callable[[Dropoffd], set[int]]
     """Those of which it has all, and the daemon may know that."""
-
-
-class Cloud(Folder):
-    """A Nextcloud's files and what it has of unfinished ones."""
-
-    def __init__(self, cloud: NextcloudLike) -> None:
-        super().__init__(cloud.files)
-        self._cloud = cloud
-
-    def etag(self, name: str) -> str:
-        return self._cloud.etag(name)
-
-    def unfinished(self) -> list[str]:
-        return [*super().unfinished(), *map(str, self._cloud.uploads.iterdir())]
 
 
 @pytest.fixture(scope="module")

@@ -18,9 +18,10 @@ import yarl
 
 from pipeline.envelope import keys
 from tests.peers.dropoffd import Dropoffd
-from tests.peers.oracle import Folder, Sent, check_delivered
+from tests.peers.oracle import Sent, check_delivered
 from tests.peers.reference_api import ReferenceServer
 from tests.peers.sending import Wanted, made
+from tests.peers.stores import Folder
 from tests.peers.tus_client import RefusedError, TusClient
 from tests.peers.tus_js import TusJs
 from tests.peers.tusd import Tusd, Version, free_port

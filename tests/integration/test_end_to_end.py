@@ -15,10 +15,11 @@ import pytest
 from pipeline.envelope import keys
 from tests.peers.dropoffd import Dropoffd
 from tests.peers.hawk import HawkServer
-from tests.peers.oracle import Bucket, Folder, Sent, Store, check_delivered, check_nothing_left
+from tests.peers.oracle import Sent, check_delivered, check_nothing_left
 from tests.peers.reference_api import ReferenceServer
 from tests.peers.seaweedfs import Weed
 from tests.peers.sending import Wanted, send, send_all
+from tests.peers.stores import Bucket, Folder, Store
 from tests.peers.tusd import Tusd
 
 KIB, MIB, GIB = 1024, 1024**2, 1024**3

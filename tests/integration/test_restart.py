@@ -13,10 +13,11 @@ import pytest
 
 from pipeline.envelope import keys
 from tests.peers.dropoffd import Dropoffd
-from tests.peers.oracle import Bucket, decrypted
+from tests.peers.openers import decrypted
 from tests.peers.proxy import CountingProxy
 from tests.peers.seaweedfs import Weed
 from tests.peers.sending import Wanted, made
+from tests.peers.stores import Bucket
 from tests.peers.tusd_files import lay_info
 
 MIB, GIB = 1024**2, 1024**3

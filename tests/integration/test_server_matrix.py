@@ -13,7 +13,8 @@ from urllib.parse import unquote
 import pytest
 
 from tests import matrix
-from tests.peers.oracle import Sent, check_reports, decrypted
+from tests.peers.openers import decrypted
+from tests.peers.oracle import Sent, check_reports
 from tests.peers.servers import NAMES, OTHER, SETUPS, Setup, Site, site
 from tests.peers.visit import PIECE, SIZES, UNKNOWN, Answer, Visit, ask, visit
 

@@ -12,9 +12,11 @@ import pytest
 from pipeline.envelope import keys
 from tests.peers.deliveries import MIB
 from tests.peers.dropoffd import Dropoffd
-from tests.peers.oracle import Folder, Sent, decrypted
+from tests.peers.openers import decrypted
+from tests.peers.oracle import Sent
 from tests.peers.sending import Wanted, send
 from tests.peers.sftp import OpenSsh
+from tests.peers.stores import Folder
 from tests.peers.tusd import Tusd
 from tests.peers.webdav import RcloneWebDav
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, Self
 
 from tests.peers.nextcloud_like import NextcloudLike
-from tests.peers.oracle import UNFINISHED, Bucket, Folder, Store
 from tests.peers.proxy import CountingProxy
 from tests.peers.seaweedfs import Weed
 from tests.peers.sftp import OpenSsh
+from tests.peers.stores import UNFINISHED, Bucket, Folder, Store
 
 BUCKET = "followed"
 NAMES = ("archive", "folder", "inbox", "cloud")
@@ -25,8 +25,7 @@ class Cloud(Folder):
         self._cloud = cloud
 
     def etag(self, name: str) -> str:
-        found = (self._cloud.files / name).stat()
-        return f"{found.st_ino:x}{found.st_mtime_ns:x}"
+        return self._cloud.etag(name)
 
     def unfinished(self) -> list[str]:
         return super().unfinished() + [folder.name for folder in self._cloud.uploads.iterdir()]

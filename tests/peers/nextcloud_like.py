@@ -246,8 +246,9 @@ def _response(href: str, path: Path) -> str:
 
 
 def _etag(path: Path) -> str:
+    """As `web.FileResponse` tells it: whoever asks, and how, hears the same."""
     found = path.stat()
-    return f'"{found.st_ino:x}{found.st_mtime_ns:x}"'
+    return f'"{found.st_mtime_ns:x}-{found.st_size:x}"'
 
 
 def _quoted(text: str) -> str:

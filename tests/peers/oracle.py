@@ -1,32 +1,30 @@
 """The oracle: whether what the destinations, the REST API and the disk hold is right.
 
 Every test that lets dropoffd run whole, whatever it breaks meanwhile, asks here at the end: of what
-went out by :func:`check_delivered`, of everything by :func:`judge`. What a daemon leaves on its own
-disk, and shows of itself while it runs, is looked at by `tests.peers.traces`.
+went out by :func:`check_delivered`, of everything by :func:`judge`. What was killed amid its work
+is judged by :mod:`tests.peers.so_far`. What a daemon leaves on its own disk, and shows of itself
+while it runs, is looked at by :mod:`tests.peers.traces`; who opens objects is in
+:mod:`tests.peers.openers`.
 """
 
 from __future__ import annotations
 
-import base64
 import hashlib
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, BinaryIO, Protocol, cast
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO, cast
 from urllib.parse import unquote
 
-import crypt4gh.header
-import crypt4gh.lib
-from awscrt.checksums import crc64nvme
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
-
-from tests.peers import traces
-from tests.peers.dropoffd import Dropoffd
-from tests.peers.seaweedfs import Weed
+from tests.peers import rows, traces
+from tests.peers.openers import Crypt4gh, Opener, SealedReader
+from tests.peers.rows import Known
+from tests.peers.stores import Store
+from tests.peers.traces import Ran
 from tests.peers.verdicts import LostError, OrphanError, TwiceError, Verdict
 
-UNFINISHED = ".dropoffd-part"
 ORDER = ("receiving", "received", "processing", "stored")
+_ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 @dataclass(frozen=True)
@@ -40,175 +38,77 @@ class Sent:
     sha256: str
 
 
-class Store(Protocol):
-    """What a destination holds, looked at from outside."""
+@dataclass(frozen=True)
+class Failing:
+    """How an upload has to fail."""
 
-    def names(self) -> list[str]:
-        """Finished objects."""
-
-    def open(self, name: str) -> BinaryIO:
-        """One of them."""
-
-    def etag(self, name: str) -> str:
-        """Its entity tag; empty where it has none."""
-
-    def unfinished(self) -> list[str]:
-        """Whatever was begun and not ended."""
-
-
-class Folder:
-    """A directory destination."""
-
-    def __init__(self, root: Path) -> None:
-        self._root = root
-
-    def names(self) -> list[str]:
-        files = (path for path in self._root.rglob("*") if path.is_file())
-        return [
-            str(path.relative_to(self._root))
-            for path in files
-            if not path.name.endswith(UNFINISHED)
-        ]
-
-    def open(self, name: str) -> BinaryIO:
-        return (self._root / name).open("rb")
-
-    def etag(self, name: str) -> str:
-        del name
-        return ""
-
-    def unfinished(self) -> list[str]:
-        return [str(path) for path in self._root.rglob(f"*{UNFINISHED}")]
-
-
-class Bucket:
-    """A bucket of a real S3 server, or what is in it below a prefix."""
-
-    def __init__(self, weed: Weed, bucket: str, prefix: str = "") -> None:
-        self._client = weed.client()
-        self._bucket = bucket
-        self._prefix = prefix
-
-    def names(self) -> list[str]:
-        pages = self._client.get_paginator("list_objects_v2").paginate(
-            Bucket=self._bucket, Prefix=self._prefix
-        )
-        return [entry["Key"] for page in pages for entry in page.get("Contents", ())]
-
-    def open(self, name: str) -> BinaryIO:
-        body: BinaryIO = self._client.get_object(Bucket=self._bucket, Key=name)["Body"]
-        return body
-
-    def etag(self, name: str) -> str:
-        found: str = self._client.head_object(Bucket=self._bucket, Key=name)["ETag"]
-        return found.strip('"')
-
-    def unfinished(self) -> list[str]:
-        listed = self._client.list_multipart_uploads(Bucket=self._bucket)
-        keys = [entry["Key"] for entry in listed.get("Uploads", ())]
-        return [key for key in keys if key.startswith(self._prefix)]
-
-
-_deconstruct: Any = crypt4gh.header.deconstruct  # it has no types
-
-
-class HashingWriter:
-    """Takes bytes, and keeps their number and digest."""
-
-    def __init__(self) -> None:
-        self.size = 0
-        self.sha256 = hashlib.sha256()
-
-    def write(self, data: bytes) -> int:
-        self.size += len(data)
-        self.sha256.update(data)
-        return len(data)
-
-
-def decrypted(source: BinaryIO, secret_key: bytes) -> tuple[int, str]:
-    """Size and SHA-256 of what `crypt4gh`, which others wrote, makes of an object."""
-    out = HashingWriter()
-    crypt4gh.lib.decrypt([(0, secret_key, None)], source, out)
-    return out.size, out.sha256.hexdigest()
-
-
-class SealedReader:
-    """An object as it is read, with its size, CRC-64/NVME and MD5."""
-
-    def __init__(self, source: BinaryIO) -> None:
-        self.size = 0
-        self._crc = 0
-        self._md5 = hashlib.md5(usedforsecurity=False)
-        self._source = source
-
-    @property
-    def crc64nvme(self) -> str:
-        """As stores write it."""
-        return base64.b64encode(self._crc.to_bytes(8, "big")).decode()
-
-    @property
-    def md5(self) -> str:
-        """Hex."""
-        return self._md5.hexdigest()
-
-    def read(self, size: int = -1) -> bytes:
-        data = self._source.read(size)
-        self.size += len(data)
-        self._crc = crc64nvme(data, self._crc)
-        self._md5.update(data)
-        return data
-
-    def readinto(self, buffer: bytearray) -> int:
-        data = self.read(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
+    code: str = ""
+    """Empty: whichever."""
+    begun: bool = False
+    """Whether destinations may keep what was begun, for a `retry` to go on with."""
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a verdict is made from; the daemon has stopped."""
+    """What a verdict is made from; whatever ran has stopped."""
 
-    daemon: Dropoffd
+    daemon: Ran
     sent: Sequence[Sent]
-    drops: Sequence[Mapping[str, Any]]
-    """What the REST API was told, of these uploads only."""
+    drops: Sequence[Mapping[str, Any]] | None
+    """What the REST API was told, of these uploads only; None where the studies are the config's,
+    and nobody is told."""
     stores: Mapping[str, Store]
-    secret_key: bytes
-    """The recipient's."""
-    secrets: Sequence[str]
+    opener: Opener
+    secrets: Sequence[str] = ()
     """What nobody may have written down."""
-    failing: frozenset[str] = frozenset()
-    """The tus ids of those that have to fail."""
+    failing: Mapping[str, Failing] = field(default_factory=dict)
+    """Those that have to fail, by tus id."""
+    keys: Sequence[bytes] = ()
+    """Session keys that no object tells of; they are secret, too."""
+    bound: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Where the uploads of a study go; those of all others go to all stores."""
+
+    def stores_of(self, upload: Sent) -> Sequence[str]:
+        """Where it has to be."""
+        return self.bound.get(upload.study, tuple(self.stores))
 
 
 def judge(found: Evidence) -> Verdict:
     """Hold everything against what it has to be once all uploads are over."""
     verdict = Verdict(uploads=len(found.sent), failed=len(found.failing))
-    session_keys: list[bytes] = []
+    session_keys: list[bytes] = [*found.keys]
     receipts: dict[str, Mapping[str, Any]] = {}
-    ids = traces.upload_ids(found.daemon)
-    by_tus_id: Mapping[str, Mapping[str, Any]] = {}
+    known = rows.known(found.daemon)
+    heard = _Heard(found, known)
     with verdict.noting():
-        by_tus_id = _by_tus_id(found.drops)
-    held = {name: store.names() for name, store in found.stores.items()}
+        heard.listen()
+    held = {name: Held(store) for name, store in found.stores.items()}
     for upload in found.sent:
         with verdict.noting():
-            _told(upload, by_tus_id)
             if upload.tus_id in found.failing:
-                check_failed(upload, by_tus_id[upload.tus_id]["reports"], found.daemon)
+                heard.check_failed(upload, found.failing[upload.tus_id])
+                check_source(upload, found.daemon)
                 continue
-            receipt = check_reports(upload, by_tus_id[upload.tus_id]["reports"])
+            receipt = heard.receipt(upload)
             receipts[receipt["upload"]] = receipt
-            session_keys += _check_held(upload, receipt, found.stores, held, found.secret_key)
-    whole = len(found.sent) - len(found.failing)
-    for name, store in found.stores.items():
+            there = {name: held[name] for name in found.stores_of(upload)}
+            session_keys += check_held(upload, receipt, there, found.opener)
+    whole = [each for each in found.sent if each.tus_id not in found.failing]
+    begun = {tus_id for tus_id, failing in found.failing.items() if failing.begun}
+    kept = rows.begun(found.daemon, begun)
+    for name, each in held.items():
         with verdict.noting():
-            _check_counted(name, store, held[name], whole)
-    reports = {drop["id"]: drop["reports"] for drop in found.drops}
+            each.check_counted(name, sum(name in found.stores_of(upload) for upload in whole))
+        with verdict.noting():
+            each.check_unfinished(name, kept.get(name, ()))
+    codes = {tus_id: failing.code for tus_id, failing in found.failing.items()}
+    reports = {drop["id"]: drop["reports"] for drop in found.drops or ()}
     checks: list[Callable[[], object]] = [
-        lambda: _check_ids(ids, found.sent),
+        lambda: _check_known(known, found.sent),
+        lambda: _check_strangers(known, found.sent),
+        lambda: rows.check_states(known, [each.tus_id for each in found.sent], codes),
         lambda: traces.check_receipts(found.daemon, receipts),
-        lambda: traces.check_journal(found.daemon, reports),
+        lambda: rows.check_journal(found.daemon, reports, begun),
         lambda: traces.check_audit(found.daemon, receipts),
         lambda: check_nothing_left(found.daemon, found.failing),
         lambda: traces.check_secrets(found.daemon, found.secrets, session_keys),
@@ -226,14 +126,78 @@ def check_delivered(
     secret_key: bytes,
 ) -> None:
     """Each upload is once in each store, decrypts to what was sent, and was reported in order."""
-    by_tus_id = _by_tus_id(drops)
-    held = {name: store.names() for name, store in stores.items()}
+    heard = by_tus_id(drops)
+    held = {name: Held(store) for name, store in stores.items()}
     for upload in sent:
-        _told(upload, by_tus_id)
-        receipt = check_reports(upload, by_tus_id[upload.tus_id]["reports"])
-        _check_held(upload, receipt, stores, held, secret_key)
-    for name, store in stores.items():
-        _check_counted(name, store, held[name], len(sent))
+        receipt = check_reports(upload, _told(upload, heard))
+        check_held(upload, receipt, held, Crypt4gh(secret_key))
+    for name, each in held.items():
+        each.check_counted(name, len(sent))
+        each.check_unfinished(name)
+
+
+def ids_in(name: str) -> set[str]:
+    """The uploads' own ids that a name has, among other UUIDs."""
+    return set(_ID.findall(name))
+
+
+class Held:
+    """What a store holds, as it was when it was looked into."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.names = store.names()
+        self._of: dict[str, list[str]] = {}
+        for name in self.names:
+            for upload in ids_in(name):
+                self._of.setdefault(upload, []).append(name)
+
+    def of(self, upload: str) -> Sequence[str]:
+        """The names that have an upload's own id in them."""
+        return self._of.get(upload, ())
+
+    def check_counted(self, name: str, uploads: int) -> None:
+        """There are as many objects as uploads."""
+        if len(self.names) != uploads:
+            kind = OrphanError if len(self.names) > uploads else LostError
+            raise kind(f"{name} holds {len(self.names)} objects for {uploads} uploads")
+
+    def check_unfinished(self, name: str, begun: Iterable[str] = ()) -> None:
+        """Nothing is there that is not an object, but one thing of each upload of ``begun``."""
+        left = self.store.unfinished()
+        for upload in begun:
+            mine = [each for each in left if upload in each]
+            left = [each for each in left if upload not in each] + mine[1:]
+        if left:
+            raise OrphanError(f"begun and not ended in {name}: {left}")
+
+
+class _Heard:
+    """What the REST API was told of each upload; nothing where there is none."""
+
+    def __init__(self, found: Evidence, known: Mapping[str, Sequence[Known]]) -> None:
+        self._found = found
+        self._known = known
+        self._drops: Mapping[str, Mapping[str, Any]] = {}
+
+    def listen(self) -> None:
+        """Take down what it was told."""
+        self._drops = by_tus_id(self._found.drops or ())
+
+    def receipt(self, upload: Sent) -> Mapping[str, Any]:
+        """That of a stored upload, which was told in order."""
+        if self._found.drops is not None:
+            return check_reports(upload, _told(upload, self._drops))
+        kept = [row.receipt for row in self._known.get(upload.tus_id, ()) if row.receipt]
+        if not kept:
+            raise LostError(f"{upload} has no receipt")
+        check_receipt(upload, kept[0])
+        return kept[0]
+
+    def check_failed(self, upload: Sent, failing: Failing) -> None:
+        """One that failed is told to have, once and for all."""
+        if self._found.drops is not None:
+            check_failed(upload, _told(upload, self._drops), failing)
 
 
 def check_reports(upload: Sent, reports: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
@@ -252,29 +216,43 @@ def check_reports(upload: Sent, reports: Sequence[Mapping[str, Any]]) -> Mapping
         upload.size,
     )
     receipt: Mapping[str, Any] = last["receipt"]
-    assert receipt["digest"] == {"sha256": upload.sha256}
+    check_receipt(upload, receipt)
+    return receipt
+
+
+def check_receipt(upload: Sent, receipt: Mapping[str, Any]) -> None:
+    """It is of that upload, as it was sent."""
+    assert receipt["digest"] == {"sha256": upload.sha256}, f"{upload}: {receipt['digest']}"
     assert (receipt["tus_id"], receipt["study"], receipt["filename"], receipt["size"]) == (
-        last["tus_id"],
+        upload.tus_id,
         upload.study,
         upload.filename,
         upload.size,
     )
-    return receipt
 
 
-def check_failed(upload: Sent, reports: Sequence[Mapping[str, Any]], daemon: Dropoffd) -> None:
-    """One that failed is told to have, once and for all, and its source is as it was sent."""
+def check_failed(upload: Sent, reports: Sequence[Mapping[str, Any]], failing: Failing) -> None:
+    """One that failed is told to have, once and for all, and why."""
     _check_order(upload, reports)
-    last = reports[-1]
+    *before, last = reports
+    states = [report["state"] for report in before]
     assert last["state"] == "failed", f"{upload}: {last['state']}"
-    assert last["error"]["code"], f"{upload} failed for no reason"
+    assert states == sorted(states, key=ORDER[:-1].index), f"{upload}: states go back: {states}"
+    code = last["error"]["code"]
+    assert code, f"{upload} failed for no reason"
+    assert code == (failing.code or code), f"{upload} failed by {code}, not {failing.code}"
+    assert last.get("receipt") is None, f"{upload} failed, and has a receipt"
+
+
+def check_source(upload: Sent, daemon: Ran) -> None:
+    """It lies there, with its ``.info``, as it was sent."""
     source = daemon.uploads / upload.tus_id
     there = source.exists() and source.with_name(f"{source.name}.info").exists()
     if not there or hashlib.sha256(source.read_bytes()).hexdigest() != upload.sha256:
-        raise LostError(f"{upload} failed, and its source is not what it was")
+        raise LostError(f"{upload} is not stored, and its source is not what it was")
 
 
-def check_nothing_left(daemon: Dropoffd, failed: Iterable[str] = ()) -> None:
+def check_nothing_left(daemon: Ran, failed: Iterable[str] = ()) -> None:
     """Sources and ``.info`` are gone but for those of ``failed``, spool and temporary files too."""
     kept = {name for tus_id in failed for name in (tus_id, f"{tus_id}.info")}
     left = [path.name for path in daemon.uploads.rglob("*") if path.is_file()]
@@ -291,40 +269,39 @@ def _check_order(upload: Sent, reports: Sequence[Mapping[str, Any]]) -> None:
     assert len({report["report"] for report in reports}) == len(reports), f"{upload}: same report"
 
 
-def _check_held(
-    upload: Sent,
-    receipt: Mapping[str, Any],
-    stores: Mapping[str, Store],
-    held: Mapping[str, Sequence[str]],
-    secret_key: bytes,
+def check_held(
+    upload: Sent, receipt: Mapping[str, Any], held: Mapping[str, Held], opener: Opener
 ) -> list[bytes]:
     """It is once in each store, as it was sent, and as its receipt says. Its session keys."""
     session_keys: list[bytes] = []
     records = {record["destination"]: record for record in receipt["deliveries"]}
-    if not len(records) == len(receipt["deliveries"]) == len(stores):
+    if not len(records) == len(receipt["deliveries"]) == len(held):
         raise TwiceError(f"{upload}: the receipt has other deliveries: {receipt['deliveries']}")
-    for name, store in stores.items():
-        mine = [key for key in held[name] if receipt["upload"] in key]
+    for name, each in held.items():
+        mine = each.of(receipt["upload"])
         if not mine:
             raise LostError(f"{upload} isn't in {name}")
         if len(mine) > 1:
             raise TwiceError(f"{upload} is {len(mine)} times in {name}: {mine}")
-        with store.open(mine[0]) as source:
-            sealed = SealedReader(source)
-            found = decrypted(cast("BinaryIO", sealed), secret_key)
-            assert not sealed.read(), "nothing follows"
-        if found != (upload.size, upload.sha256):
-            raise LostError(f"{name} holds other bytes: {mine[0]}")
-        with store.open(mine[0]) as source:
-            keys, _ = _deconstruct(source, [(0, secret_key, None)])
-            session_keys += keys
-        _check_record(records[name], mine[0], sealed, store.etag(mine[0]))
-        assert receipt["encryption"] == {
-            "format": "crypt4gh",
-            "recipients": [_fingerprint(secret_key)],
-            "size": sealed.size,
-        }, f"{upload}: not how it was sealed: {receipt['encryption']}"
+        sealed = check_object(upload, each.store, mine[0], opener)
+        with each.store.open(mine[0]) as source:
+            session_keys += opener.session_keys(source)
+        _check_record(records[name], mine[0], sealed, each.store.etag(mine[0]))
+        assert receipt["encryption"] == opener.encryption(sealed.size), (
+            f"{upload}: not how it was sealed: {receipt['encryption']}"
+        )
     return session_keys
+
+
+def check_object(upload: Sent, store: Store, name: str, opener: Opener) -> SealedReader:
+    """An object, opened, is what was sent. It as it was read."""
+    with store.open(name) as source:
+        sealed = SealedReader(source)
+        found = opener.open(cast("BinaryIO", sealed))
+        assert not sealed.read(), "nothing follows"
+    if found != (upload.size, upload.sha256):
+        raise LostError(f"other bytes are held: {name}")
+    return sealed
 
 
 def _check_record(record: Mapping[str, Any], key: str, sealed: SealedReader, etag: str) -> None:
@@ -341,34 +318,31 @@ def _check_record(record: Mapping[str, Any], key: str, sealed: SealedReader, eta
         assert value == expected, f"{key} has the {kind} {expected}, not {value}"
 
 
-def _check_counted(name: str, store: Store, keys: Sequence[str], uploads: int) -> None:
-    if len(keys) != uploads:
-        kind = OrphanError if len(keys) > uploads else LostError
-        raise kind(f"{name} holds {len(keys)} objects for {uploads} uploads")
-    if unfinished := store.unfinished():
-        raise OrphanError(f"begun and not ended in {name}: {unfinished}")
-
-
-def _check_ids(ids: Mapping[str, Sequence[str]], sent: Sequence[Sent]) -> None:
+def _check_known(known: Mapping[str, Sequence[Known]], sent: Sequence[Sent]) -> None:
     """The journal knows each upload once."""
     for upload in sent:
-        if len(ids.get(upload.tus_id, ())) != 1:
-            kind = TwiceError if upload.tus_id in ids else LostError
-            raise kind(f"{upload} is known as {ids.get(upload.tus_id)}")
+        if len(known.get(upload.tus_id, ())) != 1:
+            kind = TwiceError if upload.tus_id in known else LostError
+            raise kind(f"{upload} is known as {known.get(upload.tus_id)}")
 
 
-def _fingerprint(secret_key: bytes) -> str:
-    """By hand, as the documentation of receipts says."""
-    public = X25519PrivateKey.from_private_bytes(secret_key).public_key().public_bytes_raw()
-    return f"c4gh:{hashlib.sha256(public).hexdigest()[:32]}"
+def _check_strangers(known: Mapping[str, Sequence[Known]], sent: Sequence[Sent]) -> None:
+    """It knows no other."""
+    # What was announced and never came has no tus id.
+    came = {tus_id for tus_id, each in known.items() if tus_id or each[0].state != "terminated"}
+    if others := came - {upload.tus_id for upload in sent}:
+        raise OrphanError(f"nobody sent {sorted(others)[:10]}")
 
 
-def _told(upload: Sent, by_tus_id: Mapping[str, object]) -> None:
+def _told(upload: Sent, by_tus_id: Mapping[str, Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
     if upload.tus_id not in by_tus_id:
         raise LostError(f"the REST API never heard of {upload}")
+    reports: Sequence[Mapping[str, Any]] = by_tus_id[upload.tus_id]["reports"]
+    return reports
 
 
-def _by_tus_id(drops: Iterable[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+def by_tus_id(drops: Iterable[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """What the REST API was told, by the ids of tus servers."""
     found: dict[str, Mapping[str, Any]] = {}
     for drop in drops:
         for tus_id in {report["tus_id"] for report in drop["reports"] if report["tus_id"]}:

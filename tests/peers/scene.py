@@ -11,9 +11,11 @@ from pathlib import Path
 from pipeline.envelope import keys
 from tests.peers import traces
 from tests.peers.dropoffd import Dropoffd
-from tests.peers.oracle import Evidence, Sent, Store, judge
+from tests.peers.openers import Crypt4gh
+from tests.peers.oracle import Evidence, Failing, Sent, judge
 from tests.peers.reference_api import ReferenceServer
 from tests.peers.sending import Wanted, made
+from tests.peers.stores import Store
 from tests.peers.tusd_files import lay_hook, lay_info
 from tests.peers.verdicts import Verdict
 
@@ -118,9 +120,10 @@ class Scene:
         """
         ours = {upload.tus_id for upload in self.sent}
         drops = [drop for drop in api.drops() if _tus_ids(drop["reports"]) & ours]
-        key = self._recipient.secret_key
+        opener = Crypt4gh(self._recipient.secret_key)
+        expected = dict.fromkeys(failing, Failing())
         return judge(
-            Evidence(daemon, self.sent, drops, self.stores, key, self._hidden, frozenset(failing))
+            Evidence(daemon, self.sent, drops, self.stores, opener, self._hidden, expected)
         )
 
     @property

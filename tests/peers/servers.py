@@ -22,9 +22,9 @@ from tests.peers import rustus, tusd
 from tests.peers.dropoffd import Dropoffd
 from tests.peers.hawk import HawkServer
 from tests.peers.nginx import Nginx
-from tests.peers.oracle import Folder
 from tests.peers.rabbitmq import PASSWORD, RabbitMq
 from tests.peers.rustus import Rustus
+from tests.peers.stores import Folder
 from tests.peers.tusd import STEADY, Tusd, free_port
 
 Server = Literal["tusd", "tusd1", "rustus"]

@@ -10,9 +10,9 @@ import contextlib
 import json
 import re
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from daemon.observe import audit
 from tests.bench.measure import family
@@ -23,33 +23,41 @@ STATE = re.compile(
     r"|receipts/[A-Za-z0-9-]+\.json"
 )
 """The files that a state directory has for good."""
-SECRETS = (
-    "SELECT count(*) FROM uploads WHERE secret IS NOT NULL AND state <> 'failed'",
-    (
-        "SELECT count(*) FROM deliveries AS d WHERE secret IS NOT NULL AND EXISTS"
-        " (SELECT 1 FROM uploads WHERE id = d.upload AND state <> 'failed')"
-    ),
-)
-"""What is kept of uploads that are over; one that failed may be tried again."""
 NAMES = (b"DROPOFF_", b"WEBHOOK_URL", b"CREDENTIALS_DIRECTORY")
 """What the daemon's secrets are called in its environment."""
 
 
-def upload_ids(daemon: Dropoffd) -> dict[str, list[str]]:
-    """The ids of the uploads that the journal has, by tus id."""
-    found: dict[str, list[str]] = {}
-    with _journal(daemon) as journal:
-        for tus_id, upload in journal.execute("SELECT tus_id, id FROM uploads"):
-            found.setdefault(tus_id, []).append(upload)
-    return found
+class Ran(Protocol):
+    """Whatever ran, and where it left what."""
+
+    @property
+    def uploads(self) -> Path:
+        """Where the sources are."""
+
+    @property
+    def spool(self) -> Path:
+        """Where hooks tell of them."""
+
+    @property
+    def state(self) -> Path:
+        """Its state directory."""
+
+    @property
+    def log(self) -> Path:
+        """What it wrote to stdout."""
 
 
-def spooled(daemon: Dropoffd) -> list[Path]:
+def journal_of(daemon: Ran) -> contextlib.closing[sqlite3.Connection]:
+    """Its journal, to be read."""
+    return contextlib.closing(sqlite3.connect(daemon.state / "journal.sqlite", timeout=10))
+
+
+def spooled(daemon: Ran) -> list[Path]:
     """What hooks told and nobody took yet."""
     return list((daemon.spool / "new").iterdir())
 
 
-def leftovers(daemon: Dropoffd) -> list[str]:
+def leftovers(daemon: Ran) -> list[str]:
     """Files of the spool, and temporary ones of the state directory."""
     left = [str(path) for path in daemon.spool.rglob("*") if path.is_file()]
     state = (path for path in daemon.state.rglob("*") if path.is_file())
@@ -57,37 +65,14 @@ def leftovers(daemon: Dropoffd) -> list[str]:
     return left + [name for name in names if not STATE.fullmatch(name)]
 
 
-def check_receipts(daemon: Dropoffd, told: Mapping[str, Mapping[str, Any]]) -> None:
-    """There is a file for each receipt that was ``told``, it says the same, and no other is."""
-    kept = {path.stem: json.loads(path.read_bytes()) for path in _receipts(daemon)}
-    assert kept == told, f"receipts differ: {sorted(kept.keys() ^ told.keys())[:10]}"
+def kept_receipts(daemon: Ran) -> dict[str, Any]:
+    """The files of receipts, by upload."""
+    files = (daemon.state / "receipts").glob("*.json")
+    return {path.stem: json.loads(path.read_bytes()) for path in files}
 
 
-def check_journal(daemon: Dropoffd, told: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
-    """It is whole, keeps no session key, waits for nothing, and told the REST API all reports.
-
-    ``told`` has what the REST API heard, by its own ids.
-    """
-    with _journal(daemon) as journal:
-        assert journal.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-        assert journal.execute("PRAGMA foreign_key_check").fetchall() == []
-        for query in SECRETS:
-            assert journal.execute(query).fetchone() == (0,), f"secrets are kept: {query}"
-        begun = "SELECT name FROM deliveries WHERE reference <> '' OR state = 'pending'"
-        assert journal.execute(begun).fetchall() == [], "deliveries are under way"
-        waiting = "SELECT count(*) FROM reports WHERE status <> 'acknowledged'"
-        assert journal.execute(waiting).fetchone() == (0,), "reports wait"
-        reports: dict[str, list[Any]] = {}
-        for api_id, body in journal.execute(
-            "SELECT api_id, body FROM reports JOIN uploads ON uploads.id = upload ORDER BY sequence"
-        ):
-            reports.setdefault(api_id, []).append(json.loads(body))
-    for api_id, ours in reports.items():
-        assert list(told.get(api_id, ())) == ours, f"{api_id} was told otherwise"
-
-
-def check_audit(daemon: Dropoffd, stored: Iterable[str]) -> None:
-    """The chain is whole, and has the deletion of each source whose upload is ``stored``."""
+def deletions(daemon: Ran) -> set[str]:
+    """The uploads whose sources were deleted, as the audit log tells, whose chain is whole."""
     log = daemon.state / audit.FILE
     try:
         audit.verify(log)
@@ -98,13 +83,22 @@ def check_audit(daemon: Dropoffd, stored: Iterable[str]) -> None:
     for line in lines:
         with contextlib.suppress(ValueError):  # a torn one, which the chain accounts for
             entries.append(json.loads(line))
-    deleted = {entry["upload"] for entry in entries if entry["action"] == "source_deleted"}
+    return {entry["upload"] for entry in entries if entry["action"] == "source_deleted"}
+
+
+def check_receipts(daemon: Ran, told: Mapping[str, Mapping[str, Any]]) -> None:
+    """There is a file for each receipt that was ``told``, it says the same, and no other is."""
+    kept = kept_receipts(daemon)
+    assert kept == told, f"receipts differ: {sorted(kept.keys() ^ told.keys())[:10]}"
+
+
+def check_audit(daemon: Ran, stored: Iterable[str]) -> None:
+    """The chain is whole, and has the deletion of each source whose upload is ``stored``."""
+    deleted = deletions(daemon)
     assert deleted == set(stored), f"other deletions are told: {deleted ^ set(stored)}"
 
 
-def check_secrets(
-    daemon: Dropoffd, secrets: Iterable[str], session_keys: Iterable[bytes] = ()
-) -> None:
+def check_secrets(daemon: Ran, secrets: Iterable[str], session_keys: Iterable[bytes] = ()) -> None:
     """No secret is in a log, a row of the journal or any other file, and no session key is."""
     hidden = [secret.encode() for secret in secrets]
     for key in session_keys:
@@ -142,23 +136,15 @@ def _shown(pid: int, what: str) -> bytes:
     return b""
 
 
-def _receipts(daemon: Dropoffd) -> list[Path]:
-    return sorted((daemon.state / "receipts").glob("*.json"))
-
-
 def _files(directory: Path) -> Iterator[Path]:
     return (path for path in directory.rglob("*") if path.is_file())
 
 
-def _values(daemon: Dropoffd) -> Iterator[bytes]:
+def _values(daemon: Ran) -> Iterator[bytes]:
     """Whatever is in a row of the journal."""
-    with _journal(daemon) as journal:
+    with journal_of(daemon) as journal:
         tables = journal.execute("SELECT name FROM sqlite_schema WHERE type = 'table'").fetchall()
         for (table,) in tables:
             for row in journal.execute(f'SELECT * FROM "{table}"'):  # noqa: S608 -- ours
                 for value in row:
                     yield value if isinstance(value, bytes) else str(value).encode()
-
-
-def _journal(daemon: Dropoffd) -> contextlib.closing[sqlite3.Connection]:
-    return contextlib.closing(sqlite3.connect(daemon.state / "journal.sqlite", timeout=10))
