@@ -5,12 +5,9 @@ Objects are opened by decryptors that others wrote.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import hashlib
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -18,15 +15,15 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from daemon.journal.model import UploadState
 from daemon.processing import prepare
 from daemon.workers import WorkerPool
 from pipeline.destinations import limits_of
 from pipeline.envelope import SEGMENT
-from pipeline.envelope.age_keys import age_generate
+from pipeline.envelope.age_keys import age_generate, age_public
 from pipeline.messages import Finish, Job, Part, Whole
 from tests.peers.conveying import KillingWorkers, Line, line
-from tests.peers.deliveries import MIB, decrypted
+from tests.peers.deliveries import MIB
+from tests.peers.openers import Age
 from tests.peers.places import OPTIONAL, PLACES, Place
 
 pytestmark = [pytest.mark.peers, pytest.mark.asyncio(loop_scope="module")]
@@ -98,22 +95,9 @@ def cell(request: pytest.FixtureRequest, cells: set[str]) -> Iterator[None]:
         cells.add(request.node.name)
 
 
-async def finished(conveyor: Line, place: Place, upload: str, data: bytes) -> bytes:
-    """The one object that a stored upload left, its receipt checked."""
-    async with conveyor.running():
-        done = await conveyor.stored(upload)
-    assert done.state is not UploadState.FAILED, done.error
-    assert done.digest == f"sha256:{hashlib.sha256(data).hexdigest()}"
-    name = await conveyor.name(upload)
-    assert [found for found in await place.files() if upload in found] == [name]
-    return await place.read(name)
-
-
 @pytest.mark.parametrize("size", SIZES)
 async def test_fresh(conveyor: Line, place: Place, size: str) -> None:
-    upload = await conveyor.receive(SIZES[size])
-    data = (conveyor.uploads / "u1").read_bytes()
-    assert decrypted(await finished(conveyor, place, upload, data)) == data
+    await conveyor.judged(place, await conveyor.receive(SIZES[size]))
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -121,7 +105,6 @@ async def test_resumed_after_a_kill(
     conveyor: Line, place: Place, workers: KillingWorkers, pool: WorkerPool, size: str
 ) -> None:
     upload = await conveyor.receive(SIZES[size])
-    data = (conveyor.uploads / "u1").read_bytes()
     parts = (
         -(-SIZES[size] // PART) if SIZES[size] >= IN_PARTS and limits_of(place.spec).parts else 0
     )
@@ -130,7 +113,7 @@ async def test_resumed_after_a_kill(
     if size == "3 parts":
         for pid in pool.pids:
             os.kill(pid, signal.SIGKILL)
-    assert decrypted(await finished(conveyor, place, upload, data)) == data
+    await conveyor.judged(place, upload)
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -138,13 +121,12 @@ async def test_repeated_because_the_first_time_was_forgotten(
     conveyor: Line, place: Place, workers: KillingWorkers, size: str
 ) -> None:
     upload = await conveyor.receive(SIZES[size])
-    data = (conveyor.uploads / "u1").read_bytes()
     workers.kills = after((Finish, Whole), 1)
     await conveyor.killed(workers)
     name = await conveyor.name(upload)
     first = await place.read(name)
-    assert await finished(conveyor, place, upload, data) == first
-    assert decrypted(first) == data
+    await conveyor.judged(place, upload)
+    assert await place.read(name) == first
 
 
 @pytest.mark.parametrize("size", AGE_SIZES)
@@ -159,16 +141,11 @@ async def test_age_opens_what_is_sealed_for_it(
     pair = age_generate()
     key = tmp_path / "key.txt"
     key.write_text(f"{pair.secret}\n")
+    opener = Age(key, age_public(pair.public))
     async with line(
-        tmp_path, workers, place.spec, envelope="age", recipients=[pair.public]
+        tmp_path, workers, place.spec, envelope="age", recipients=[pair.public], opener=opener
     ) as conveyor:
-        upload = await conveyor.receive(SIZES[size])
-        data = (conveyor.uploads / "u1").read_bytes()
-        sealed = await finished(conveyor, place, upload, data)
-    opened = await asyncio.to_thread(
-        subprocess.run, ["age", "-d", "-i", str(key)], input=sealed, capture_output=True, check=True
-    )
-    assert hashlib.sha256(opened.stdout).digest() == hashlib.sha256(data).digest()
+        await conveyor.judged(place, await conveyor.receive(SIZES[size]))
 
 
 def after(kinds: type[Job] | tuple[type[Job], ...], times: int) -> Callable[[Job], bool]:

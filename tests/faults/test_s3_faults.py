@@ -6,7 +6,6 @@ The upload is real, the journal and the store are, and the fault is made between
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,14 +15,14 @@ import pytest
 import pytest_asyncio
 from aiohttp import web
 
-from daemon.journal.model import Upload, UploadState
 from pipeline.messages import DestinationSpec, VerifyMode
 from tests.peers import faulty
-from tests.peers.conveying import Line, LocalWorkers, line
-from tests.peers.deliveries import MIB, decrypted
+from tests.peers.conveying import Line, LocalWorkers, grow, line, shrink, swap
+from tests.peers.deliveries import MIB
 from tests.peers.faulty import FaultyHttp, Meets, Spoil, s3_error
 from tests.peers.faulty_tcp import FaultyTcp
 from tests.peers.hasty import make_hasty
+from tests.peers.oracle import Failing
 from tests.peers.places import Bucket, seaweedfs
 
 pytestmark = [pytest.mark.peers, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(30)]
@@ -111,24 +110,7 @@ async def to(
         yield made
 
 
-async def delivered(conveyor: Line, bucket: Bucket, upload: str) -> bytes:
-    """What the one object holds that a stored upload left."""
-    async with conveyor.running():
-        done = await conveyor.stored(upload)
-    assert done.state is not UploadState.FAILED, done.error
-    name = await conveyor.name(upload)
-    assert await left_of(bucket, upload) == [name]
-    return decrypted(await bucket.read(name))
-
-
-async def failed(conveyor: Line, upload: str) -> Upload:
-    async with conveyor.running():
-        done = await conveyor.stored(upload)
-    assert done.state is UploadState.FAILED
-    return done
-
-
-async def left_of(bucket: Bucket, upload: str) -> list[str]:
+async def begun_of(bucket: Bucket, upload: str) -> list[str]:
     return [found for found in await bucket.files() if upload in found]
 
 
@@ -137,9 +119,7 @@ async def test_what_happens_once_is_not_seen_in_the_end(
     fault: str, conveyor: Line, bucket: Bucket, proxy: FaultyHttp
 ) -> None:
     proxy.spoil(*PASSING[fault])
-    upload = await conveyor.receive(SIZE)
-    data = (conveyor.uploads / "u1").read_bytes()
-    assert await delivered(conveyor, bucket, upload) == data
+    await conveyor.judged(bucket, await conveyor.receive(SIZE))
     assert proxy.made == 1
 
 
@@ -153,15 +133,14 @@ async def test_a_store_that_takes_no_connections_for_a_while(
         to(bucket.spec, f"http://127.0.0.1:{proxy.port}", tmp_path) as conveyor,
     ):
         upload = await conveyor.receive(SIZE)
-        data = (conveyor.uploads / "u1").read_bytes()
         async with conveyor.running():
             while not await conveyor.journal.parts(upload, 0):  # noqa: ASYNC110  # has no event
                 await asyncio.sleep(0.005)
             await proxy.refuse()
             await asyncio.sleep(1)
             await proxy.listen()
-            await conveyor.stored(upload)
-        assert await delivered(conveyor, bucket, upload) == data
+            await conveyor.over(upload)
+        await conveyor.judged(bucket, upload)
 
 
 @pytest.mark.parametrize(
@@ -179,26 +158,9 @@ async def test_what_goes_on_is_told_and_nothing_stands_under_the_name(
 ) -> None:
     proxy.spoil(*fault, times=1000)
     upload = await conveyor.receive(SIZE)
-    done = await failed(conveyor, upload)
-    assert done.error is not None
-    assert done.error.code == code
-    left = [f"{await conveyor.name(upload)} (unfinished)"]  # a `retry` goes on with it
-    assert await left_of(bucket, upload) == (left if code == "destination_refused" else [])
-
-
-def grow(path: Path) -> None:
-    with path.open("ab") as file:
-        file.write(b"more")
-
-
-def shrink(path: Path) -> None:
-    os.truncate(path, SIZE // 2)
-
-
-def swap(path: Path, data: bytes) -> None:
-    other = path.with_name("other")
-    other.write_bytes(data)
-    other.rename(path)
+    kept = code == "destination_refused"  # for a `retry` to go on with
+    await conveyor.judged(bucket, upload, Failing(code, begun=kept))
+    assert await begun_of(bucket, upload) == ([f"{upload}/f.bam.c4gh (unfinished)"] if kept else [])
 
 
 @pytest.mark.parametrize("change", [grow, shrink], ids=["grows", "shrinks"])
@@ -211,12 +173,9 @@ async def test_a_source_that_changes_its_length_meanwhile_is_told(
     proxy: FaultyHttp,
 ) -> None:
     proxy.spoil(*PASSING[fault])
-    proxy.on_fault = lambda: change(conveyor.uploads / "u1")
+    proxy.on_fault = lambda: conveyor.change(change)
     upload = await conveyor.receive(SIZE)
-    done = await failed(conveyor, upload)
-    assert done.error is not None
-    assert done.error.code == "source_changed"
-    assert await conveyor.name(upload) not in await left_of(bucket, upload)
+    await conveyor.judged(bucket, upload, Failing("source_changed", begun=True))
 
 
 @pytest.mark.parametrize("fault", CHANGES_AT)
@@ -224,7 +183,5 @@ async def test_a_source_that_is_swapped_meanwhile_starts_over_with_a_new_key(
     fault: str, conveyor: Line, bucket: Bucket, proxy: FaultyHttp
 ) -> None:
     proxy.spoil(*PASSING[fault])
-    after = os.urandom(SIZE)
-    proxy.on_fault = lambda: swap(conveyor.uploads / "u1", after)
-    upload = await conveyor.receive(SIZE)
-    assert await delivered(conveyor, bucket, upload) == after
+    proxy.on_fault = lambda: conveyor.change(swap)
+    await conveyor.judged(bucket, await conveyor.receive(SIZE))

@@ -14,10 +14,9 @@ import pytest
 import pytest_asyncio
 from aiohttp import web
 
-from daemon.journal.model import UploadState
 from tests.peers import faulty
 from tests.peers.conveying import Line, LocalWorkers, line
-from tests.peers.deliveries import MIB, decrypted
+from tests.peers.deliveries import MIB
 from tests.peers.hasty import make_hasty
 from tests.peers.names import HOST, Names
 from tests.peers.places import PLACES, Place
@@ -83,8 +82,7 @@ async def test_tls_that_ends_is_begun_again(
     where: str, conveyor: Line, place: Place, there: Way
 ) -> None:
     TLS_ENDS[where](there)
-    upload = await conveyor.receive(SIZE)
-    await arrived(conveyor, place, upload)
+    await conveyor.judged(place, await conveyor.receive(SIZE))
     assert there.http.made + there.tcp.made == 1
 
 
@@ -111,7 +109,8 @@ async def test_a_certificate_that_is_wrong_meanwhile_is_told_and_nothing_is_sent
         await told(conveyor, upload, why)
         assert there.tls.served == served
         await there.tls.show("right")
-        await arrived_there(conveyor, place, upload)
+        await conveyor.over(upload)
+    await conveyor.judged(place, upload)
 
 
 @pytest.mark.parametrize("place", SECURE, indirect=True)
@@ -123,7 +122,8 @@ async def test_a_host_that_no_name_server_knows_for_a_while(
     async with conveyor.running():
         await told(conveyor, upload, "not known")
         there.names.come()
-        await arrived_there(conveyor, place, upload)
+        await conveyor.over(upload)
+    await conveyor.judged(place, upload)
 
 
 @pytest.mark.parametrize("place", ["OpenSSH"], indirect=True)
@@ -140,7 +140,8 @@ async def test_an_ssh_host_that_no_name_server_knows_for_a_while(
         async with conveyor.running():
             await told(conveyor, upload, "not known")
             names.come()
-            await arrived_there(conveyor, place, upload)
+            await conveyor.over(upload)
+        await conveyor.judged(place, upload)
 
 
 async def told(conveyor: Line, upload: str, why: str) -> None:
@@ -152,18 +153,3 @@ async def told(conveyor: Line, upload: str, why: str) -> None:
         ):
             conveyor.now += 1.0
             await asyncio.sleep(0.01)
-
-
-async def arrived(conveyor: Line, place: Place, upload: str) -> None:
-    async with conveyor.running():
-        await arrived_there(conveyor, place, upload)
-
-
-async def arrived_there(conveyor: Line, place: Place, upload: str) -> None:
-    """Wait until it did, while the conveyor runs."""
-    data = await asyncio.to_thread((conveyor.uploads / "u1").read_bytes)
-    done = await conveyor.stored(upload)
-    assert done.state is not UploadState.FAILED, done.error
-    name = await conveyor.name(upload)
-    assert [found for found in await place.files() if upload in found] == [name]
-    assert decrypted(await place.read(name)) == data

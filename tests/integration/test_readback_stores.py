@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -12,12 +11,11 @@ import pytest
 import pytest_asyncio
 from aiohttp import web
 
-from daemon.journal.model import UploadState
-from daemon.ports import Workers
-from pipeline.messages import DestinationSpec, Finish, Job, Result
-from tests.peers.conveying import Line, LocalWorkers, line
-from tests.peers.deliveries import MIB, decrypted
+from pipeline.messages import DestinationSpec, Finish, Job
+from tests.peers.conveying import Before, Line, LocalWorkers, line
+from tests.peers.deliveries import MIB
 from tests.peers.faulty import Exchange, FaultyHttp, Spoil, other_byte_read, spoiled
+from tests.peers.oracle import Failing
 from tests.peers.places import PLACES, Bucket, Place
 
 pytestmark = [pytest.mark.peers, pytest.mark.asyncio(loop_scope="module")]
@@ -33,19 +31,6 @@ async def place(
 ) -> AsyncIterator[Place]:
     async with PLACES[request.param](tmp_path_factory.mktemp("place")) as running:
         yield running
-
-
-class Before:
-    """Workers before whose jobs something happens."""
-
-    def __init__(self, workers: Workers, happens: Callable[[Job], object]) -> None:
-        self.slots = workers.slots
-        self._workers = workers
-        self._happens = happens
-
-    async def run(self, job: Job, source: int | None = None) -> Result:
-        self._happens(job)
-        return await self._workers.run(job, source)
 
 
 @asynccontextmanager
@@ -70,31 +55,16 @@ def address(spec: DestinationSpec) -> str:
     return spec.endpoint or spec.url
 
 
-async def left(place: Place, upload: str) -> list[str]:
-    return [found for found in await place.files() if upload in found]
-
-
-async def arrived(made: Line, place: Place, upload: str, data: bytes) -> None:
+async def arrived(made: Line, place: Place, upload: str) -> None:
     """It is stored, by being read back."""
-    async with made.running():
-        done = await made.stored(upload)
-    assert done.state is not UploadState.FAILED, done.error
-    (delivery,) = await made.journal.deliveries(upload)
-    assert delivery.stored is not None
-    assert (delivery.stored.verified, list(delivery.stored.checksum)) == ("readback", ["crc64nvme"])
-    assert done.digest == f"sha256:{hashlib.sha256(data).hexdigest()}"
-    assert await left(place, upload) == [delivery.name]
-    assert decrypted(await place.read(delivery.name)) == data
+    await made.judged(place, upload)
+    (record,) = made.receipt(upload)["deliveries"]
+    assert (record["verified"], list(record["checksum"])) == ("readback", ["crc64nvme"])
 
 
 async def never_stored(made: Line, place: Place, upload: str) -> None:
     """It failed, and there is nothing of it."""
-    async with made.running():
-        done = await made.stored(upload)
-    assert done.state is UploadState.FAILED
-    assert done.error is not None
-    assert done.error.code == "verification_failed"
-    assert await left(place, upload) == []
+    await made.judged(place, upload, Failing("verification_failed"))
 
 
 @pytest.mark.parametrize("place", [*HTTP, *FILES], indirect=True)
@@ -102,7 +72,7 @@ async def never_stored(made: Line, place: Place, upload: str) -> None:
 async def test_what_was_stored_is_opened(place: Place, tmp_path: Path, size: int) -> None:
     async with conveyor(place.spec, tmp_path) as made:
         upload = await made.receive(size)
-        await arrived(made, place, upload, (made.uploads / "u1").read_bytes())
+        await arrived(made, place, upload)
 
 
 @pytest.mark.parametrize("place", HTTP, indirect=True)
@@ -116,7 +86,7 @@ async def test_one_wrong_byte_that_is_read_makes_it_anew(
     ):
         proxy.spoil(is_read, other_byte_read())
         upload = await made.receive(size)
-        await arrived(made, place, upload, (made.uploads / "u1").read_bytes())
+        await arrived(made, place, upload)
         assert proxy.made == 1
 
 
@@ -150,7 +120,7 @@ async def test_a_file_that_somebody_changed_before_it_got_its_name(
     async with conveyor(place.spec, tmp_path, happens=tamper) as made:
         upload = await made.receive(PARTS)
         if times == 1:
-            await arrived(made, place, upload, (made.uploads / "u1").read_bytes())
+            await arrived(made, place, upload)
         else:
             await never_stored(made, place, upload)
 
@@ -169,7 +139,7 @@ async def test_an_object_replaced_between_storing_and_reading_is_not_taken_for_a
         proxy.spoil(is_read, replaced(place), times)
         upload = await made.receive(size)
         if times == 1:
-            await arrived(made, place, upload, (made.uploads / "u1").read_bytes())
+            await arrived(made, place, upload)
         else:
             await never_stored(made, place, upload)
 

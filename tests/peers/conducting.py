@@ -108,11 +108,12 @@ class Bench:
         *,
         follow: bool = True,
         follow_after: int = 64 * MIB,
+        state: Path | None = None,
     ) -> None:
         self.uploads = directory / "uploads"
         self.uploads.mkdir()
-        (directory / "receipts").mkdir()
-        self.receipts = directory / "receipts"
+        self.receipts = (state or directory) / "receipts"
+        self.receipts.mkdir()
         self.journal = journal
         self.now = 1_000_000.0
         self.workers = MemoryWorkers()
@@ -142,7 +143,7 @@ class Bench:
             file=None,
             uploads=Uploads(directory=self.uploads, info_directory=self.uploads),
             spool=directory / "spool",
-            state=directory,
+            state=state or directory,
             hooks=Hooks(socket=directory / "s"),
             api=Api(),
             pipeline=pipeline,
@@ -160,7 +161,7 @@ class Bench:
             slots=Slots(4),
             metrics=self.metrics,
             audit=QuietAudit(),
-            receipts=ReceiptFiles(self.settings.state / "receipts"),
+            receipts=ReceiptFiles(self.receipts),
             settings=self.settings,
             clock=lambda: self.now,
             backoff=Backoff(0.01, 0.02),

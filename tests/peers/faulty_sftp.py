@@ -137,6 +137,11 @@ class FaultySftp:
         found = [path for path in self.root.rglob("*") if path.is_file()]
         return sorted(str(path.relative_to(self.root)) for path in found)
 
+    async def etag(self, name: str) -> str:
+        """There is none."""
+        del name
+        return ""
+
     def spoil(self, operation: str, fault: SftpFault, times: int = 1) -> None:
         """Make a fault of the next requests of that name."""
         self._planned.append(_Planned(operation, fault, times))

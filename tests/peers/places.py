@@ -20,22 +20,17 @@ from tests.peers.ceph import Ceph
 from tests.peers.rclone_s3 import RcloneS3
 from tests.peers.remote_stores import running
 from tests.peers.seaweedfs import Weed, s3_client
+from tests.peers.stores import Looked, unfinished
 
 BUCKET = "store"
 
 
-class Place(Protocol):
+class Place(Looked, Protocol):
     """A running store."""
 
     @property
     def spec(self) -> DestinationSpec:
         """How it is reached."""
-
-    async def read(self, name: str) -> bytes:
-        """An object's bytes, by another way than ours."""
-
-    async def files(self) -> list[str]:
-        """Everything that is there, unfinished or not."""
 
 
 @dataclass(frozen=True)
@@ -63,9 +58,13 @@ class Bucket:
             except client.exceptions.NoSuchUpload:  # rclone's word for none
                 growing = ()
             names = [str(found["Key"]) for found in objects]
-            return sorted([*names, *(f"{found['Key']} (unfinished)" for found in growing)])
+            return sorted([*names, *(unfinished(found["Key"]) for found in growing)])
 
         return await asyncio.to_thread(look)
+
+    async def etag(self, name: str) -> str:
+        found = await asyncio.to_thread(self._client.head_object, Bucket=self.spec.bucket, Key=name)
+        return str(found["ETag"]).strip('"')
 
     def write(self, name: str, data: bytes) -> None:
         """Replace an object's bytes behind our back, and leave all else as it was."""
@@ -91,6 +90,10 @@ class Folder:
         root = self.spec.directory
         found = [Path(at) / name for at, _, names in os.walk(root) for name in names]
         return sorted(str(path.relative_to(root)) for path in found)
+
+    async def etag(self, name: str) -> str:
+        del name
+        return ""
 
 
 @contextlib.asynccontextmanager

@@ -6,13 +6,16 @@ import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
+import aiohttp
 import asyncssh
 
 from pipeline.messages import DestinationSpec
 from tests.peers.deliveries import MIB
 from tests.peers.nextcloud_like import NextcloudLike
 from tests.peers.sftp import OpenSsh, RcloneSftp
+from tests.peers.stores import unfinished
 from tests.peers.webdav import RcloneWebDav
 
 KINDS = ("nextcloud", "webdav", "openssh", "rclone sftp")
@@ -42,8 +45,19 @@ class Store:
         found = [path for path in self.root.rglob("*") if path.is_file()]
         names = [str(path.relative_to(self.root)) for path in found]
         if self.chunks is not None:
-            names += [str(path) for path in self.chunks.rglob("*")]
+            names += [unfinished(folder.name) for folder in self.chunks.iterdir()]
         return sorted(names)
+
+    async def etag(self, name: str) -> str:
+        """As a WebDAV server tells it; empty where nobody does."""
+        if not self.spec.url:
+            return ""
+        url = f"{self.spec.url.rstrip('/')}/{quote(name)}"
+        login = aiohttp.encode_basic_auth(self.spec.user, self.spec.password)
+        asked = aiohttp.request("HEAD", url, headers={"Authorization": login})
+        async with asked as answer:
+            answer.raise_for_status()
+            return answer.headers.get("ETag", "").removeprefix("W/").strip('"')
 
 
 @dataclass(frozen=True, kw_only=True)
