@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,11 @@ from daemon.journal.sqlite import SqliteJournal
 from daemon.settings import Uploads
 from tests.peers.dropoffd import Dropoffd
 from tests.peers.load import Watch, lay, named, shown, studies, study_named, watched
+from tests.peers.openers import Clear
+from tests.peers.oracle import Evidence
 from tests.peers.reference_api import ReferenceServer
+from tests.peers.so_far import judge_so_far
+from tests.peers.stores import Folder
 
 pytestmark = [pytest.mark.peers, pytest.mark.timeout(1200)]
 
@@ -51,18 +56,23 @@ COUNTS = [
 ]
 
 
+Told = Callable[[], list[dict[str, Any]] | None]
+"""What the REST API was told; None where there is none."""
+
+
 @contextmanager
-def with_local_studies(directory: Path) -> Iterator[Dropoffd]:
+def with_local_studies(directory: Path) -> Iterator[tuple[Dropoffd, Told]]:
     """A daemon that knows the studies by itself."""
-    yield Dropoffd(directory / "daemon", LOCAL + studies(2, ["local"]))
+    yield Dropoffd(directory / "daemon", LOCAL + studies(2, ["local"])), lambda: None
 
 
 @contextmanager
-def with_the_api(directory: Path) -> Iterator[Dropoffd]:
+def with_the_api(directory: Path) -> Iterator[tuple[Dropoffd, Told]]:
     """A daemon that asks `dropoffd api` for them."""
     (directory / "api").mkdir()
     with ReferenceServer(directory / "api", studies(2, ["local"])) as server:
-        yield Dropoffd(directory / "daemon", LOCAL, server.asked_at(server.api.url))
+        daemon = Dropoffd(directory / "daemon", LOCAL, server.asked_at(server.api.url))
+        yield daemon, server.drops
 
 
 def fill_journal(daemon: Dropoffd, names: list[str]) -> None:
@@ -97,18 +107,21 @@ def watch_start(daemon: Dropoffd, answers: int) -> Watch:
 @pytest.mark.parametrize("studies_of", [with_local_studies, with_the_api])
 def test_a_start_with_very_many_uploads_delivers_answers_and_stays_small(
     tmp_path: Path,
-    studies_of: Callable[[Path], AbstractContextManager[Dropoffd]],
+    studies_of: Callable[[Path], AbstractContextManager[tuple[Dropoffd, Told]]],
     count: int,
     *,
     known: bool,
 ) -> None:
     bounds = BOUNDS[count]
-    with studies_of(tmp_path) as daemon:
-        lay(daemon.uploads, named("u", count), PENDING)
+    with studies_of(tmp_path) as (daemon, told):
+        sent = lay(daemon.uploads, named("u", count), PENDING)
         if known:
             fill_journal(daemon, list(named("u", count)))
         with daemon_ended(daemon):
             watch = watch_start(daemon, bounds.answers)
+        stores = {"local": Folder(daemon.directory / "store")}
+        secrets = [ReferenceServer.secret]
+        judge_so_far(Evidence(daemon, sent, told(), stores, Clear(), secrets)).hold()
     shown(f"{count} uploads {'in the journal' if known else 'on disk'}: {watch}")
     assert watch.stored_after is not None
     assert watch.stored_after < bounds.first_delivery

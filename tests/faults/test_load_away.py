@@ -23,6 +23,9 @@ from tests.peers.load import (
     study_named,
     watched,
 )
+from tests.peers.openers import Clear
+from tests.peers.oracle import Evidence, judge
+from tests.peers.stores import Folder
 
 pytestmark = [pytest.mark.peers, pytest.mark.timeout(3600)]
 
@@ -64,7 +67,7 @@ def test_uploads_for_a_destination_that_is_away_cost_nobody_anything_and_follow_
     daemon = Dropoffd(tmp_path, CONFIG)
     store, away = tmp_path / "store", tmp_path / "away"
     store.mkdir()
-    lay(daemon.uploads, named("held", count), HELD)
+    sent = lay(daemon.uploads, named("held", count), HELD)
     try:
         with watched(daemon, store, FREE, pause=0.5) as watch:
             daemon.wait_for(lambda: held_at(daemon, "away") > count - 40, 1800, "all wait")
@@ -74,7 +77,7 @@ def test_uploads_for_a_destination_that_is_away_cost_nobody_anything_and_follow_
                 cpu_seconds(family(daemon.pid)),
                 time.monotonic(),
             )
-            lay(daemon.uploads, named("free", OTHERS), FREE)
+            sent += lay(daemon.uploads, named("free", OTHERS), FREE)
             daemon.wait_for(lambda: len(stored_in(store)) == OTHERS, 30, "the others are stored")
             others = time.monotonic() - began
             time.sleep(seconds)
@@ -88,6 +91,7 @@ def test_uploads_for_a_destination_that_is_away_cost_nobody_anything_and_follow_
             daemon.wait_for(lambda: held_at(daemon, "away") == 0, drain, "nobody waits any more")
             daemon.wait_until_over(count + OTHERS, drain)
             drained = time.monotonic() - began
+        assert daemon.stop() == 0
     finally:
         if daemon.running:
             daemon.kill()
@@ -97,7 +101,9 @@ def test_uploads_for_a_destination_that_is_away_cost_nobody_anything_and_follow_
         f"{busy:.1%} of a processor; {OTHERS} others stored in {others:.1f} s; back after "
         f"{first:.1f} s, all stored after {drained:.0f} s ({count / drained:.0f} a second)"
     )
-    assert len(stored_in(away)) == count
+    stores = {"away": Folder(away), "local": Folder(store)}
+    bound = {HELD: ["away"], FREE: ["local"]}
+    judge(Evidence(daemon, sent, None, stores, Clear(), bound=bound)).hold()
     assert asked <= PROBES + seconds
     assert busy < 0.9
     assert others < 20

@@ -13,6 +13,9 @@ import pytest
 
 from tests.peers.dropoffd import Dropoffd
 from tests.peers.load import lay, named, shown, stored_in, studies, study_named
+from tests.peers.openers import Clear
+from tests.peers.oracle import Evidence, Sent, judge
+from tests.peers.stores import Folder
 
 pytestmark = [pytest.mark.peers, pytest.mark.timeout(1800)]
 
@@ -28,6 +31,11 @@ class World:
         self._studies = [study_named(number) for number in range(1, count)]
         self._store = directory / "store"
         self._store.mkdir()
+        self._sent: list[Sent] = []
+
+    def flood(self, count: int) -> None:
+        """So many uploads of the one study, at once."""
+        self._sent += lay(self.daemon.uploads, named("flood", count), FLOODING)
 
     def trickle(self, prefix: str, seconds: float) -> list[float]:
         """One upload of each other study within so many seconds; how long each took."""
@@ -38,7 +46,7 @@ class World:
         ):
             due = began + seconds * number / len(self._studies)
             time.sleep(max(0.0, due - time.monotonic()))
-            lay(self.daemon.uploads, [name], study)
+            self._sent += lay(self.daemon.uploads, [name], study)
             laid[name] = time.time()
         files = {f"{name}.txt" for name in laid}
         self.daemon.wait_for(lambda: files <= stored_in(self._store), 600, f"{prefix}s are stored")
@@ -49,6 +57,13 @@ class World:
     def of_the_flood(self) -> int:
         """Uploads of the flood that are stored."""
         return sum(name.startswith("flood") for name in stored_in(self._store))
+
+    def end(self) -> None:
+        """Wait for all that is left, end the daemon, and hold it all against the oracle."""
+        self.daemon.wait_until_over(len(self._sent), 600)
+        assert self.daemon.stop() == 0
+        stores = {"local": Folder(self._store)}
+        judge(Evidence(self.daemon, self._sent, None, stores, Clear())).hold()
 
 
 @pytest.mark.parametrize(
@@ -65,10 +80,11 @@ def test_the_uploads_of_other_studies_take_little_longer_while_one_study_floods(
     with world.daemon:
         world.trickle("warm", 2.0)
         without = statistics.median(world.trickle("calm", seconds))
-        lay(world.daemon.uploads, named("flood", flood), FLOODING)
+        world.flood(flood)
         took = world.trickle("amid", seconds)
         stored = world.of_the_flood()
         amid = statistics.median(took)
+        world.end()
     shown(
         f"{count} studies, median from .info to stored: {without * 1000:.0f} ms; while one sends "
         f"{flood} at once, {stored} of which were stored by then: {amid * 1000:.0f} ms "

@@ -14,8 +14,11 @@ from aiohttp import web
 from tests.peers import announcements, faulty
 from tests.peers.dropoffd import Dropoffd
 from tests.peers.faulty import FaultyHttp, Spoil
+from tests.peers.openers import Clear
+from tests.peers.oracle import Evidence, judge
 from tests.peers.reference_api import ReferenceServer
 from tests.peers.scene import Recipient
+from tests.peers.stores import Folder
 from tests.peers.tusd_files import pre_create
 
 pytestmark = [pytest.mark.peers, pytest.mark.timeout(120)]
@@ -39,7 +42,7 @@ def server(tmp_path: Path) -> Iterator[ReferenceServer]:
 def _daemon(directory: Path, url: str) -> Dropoffd:
     hawk = ReferenceServer.asked_at(url)
     config = '[api]\ntimeout = "1s"\n'
-    config += '[destinations.local]\ntype = "directory"\ndirectory = "{directory}"\n'
+    config += '[destinations.local]\ntype = "directory"\ndirectory = "{directory}/store"\n'
     daemon = Dropoffd(directory, config, hawk)
     # Nobody waits for pre-create's answer any longer than this.
     text = daemon.config.read_text()
@@ -58,6 +61,13 @@ def _refused(daemon: Dropoffd) -> bool:
 
 def _told(server: ReferenceServer) -> list[list[str]]:
     return [[report["state"] for report in drop["reports"]] for drop in server.drops()]
+
+
+def _judge(daemon: Dropoffd, server: ReferenceServer) -> None:
+    """Nothing was sent, and nothing is anywhere."""
+    store = {"local": Folder(daemon.directory / "store")}
+    secrets = [ReferenceServer.secret]
+    judge(Evidence(daemon, [], server.drops(), store, Clear(), secrets)).hold()
 
 
 @pytest.mark.parametrize(
@@ -93,6 +103,7 @@ async def test_an_announcement_whose_answer_was_lost_is_reported_terminated_afte
             )
             assert await asyncio.to_thread(daemon.stop) == 0
         assert _told(server) == [["terminated"]]
+        _judge(daemon, server)
 
 
 async def test_pre_creates_while_the_api_is_not_there_announce_nothing_later(
@@ -108,3 +119,4 @@ async def test_pre_creates_while_the_api_is_not_there_announce_nothing_later(
             daemon.wait_for, lambda: announcements.asked(daemon) == 0, 10, "nothing is left to ask"
         )
         assert await asyncio.to_thread(daemon.stop) == 0
+    _judge(daemon, server)

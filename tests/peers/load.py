@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import statistics
@@ -14,12 +15,14 @@ from pathlib import Path
 
 from tests.bench.measure import family
 from tests.peers.dropoffd import Dropoffd
+from tests.peers.oracle import Sent
 from tests.peers.tusd_files import lay_info, pre_create
 
 MIB = 1024 * 1024
 PAGE = os.sysconf("SC_PAGE_SIZE")
 TEXT = b"sixteen letters\n"
 """What each of the uploads holds."""
+SHA256 = hashlib.sha256(TEXT).hexdigest()
 
 
 def study_named(number: int) -> str:
@@ -36,13 +39,17 @@ def studies(count: int, destinations: Sequence[str]) -> str:
     )
 
 
-def lay(directory: Path, names: Iterable[str], study: str) -> None:
+def lay(directory: Path, names: Iterable[str], study: str) -> list[Sent]:
     """Lay small complete uploads down that have these ids."""
     directory.mkdir(parents=True, exist_ok=True)
+    laid = []
     for name in names:
         data = directory / name
         data.write_bytes(TEXT)
-        lay_info(data, len(TEXT), {"filename": f"{name}.txt", "study": study})
+        sent = Sent(name, study, f"{name}.txt", len(TEXT), SHA256)
+        lay_info(data, len(TEXT), {"filename": sent.filename, "study": study})
+        laid.append(sent)
+    return laid
 
 
 def named(prefix: str, count: int) -> Iterator[str]:
