@@ -269,6 +269,7 @@ class Abort(msgspec.Struct, frozen=True, kw_only=True, tag="abort"):
     destination: DestinationSpec
     target: Target
     reference: str
+    """Empty where nobody knows it: then all go that the destination has of this upload."""
 
 
 Job = Begin | Part | Compare | Prove | Finish | Whole | Digest | Abort

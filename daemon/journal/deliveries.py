@@ -167,7 +167,7 @@ def delivery_failed(  # noqa: PLR0913, PLR0917 - the border's arguments, and the
 
 
 def abandoned(connection: sqlite3.Connection, wrapper: Wrapper) -> Sequence[Delivery]:
-    """Deliveries of withdrawn uploads that still have an unfinished object."""
+    """Deliveries of withdrawn uploads that still have an unfinished object, or may have one."""
     rows = connection.execute(
         "SELECT * FROM deliveries d WHERE d.reference <> '' AND EXISTS"
         " (SELECT 1 FROM uploads u WHERE u.id = d.upload"

@@ -30,7 +30,7 @@ from daemon.journal.rows import (
     text_or_none,
     upload_of,
 )
-from daemon.journal.transaction import Transaction, erase_secrets_if_clean, get_upload, move
+from daemon.journal.transaction import Transaction, abandon, get_upload, move
 
 RECEIVING_REPORT_SECONDS = 5.0
 """At least so long between two ``receiving`` reports of one upload."""
@@ -355,6 +355,6 @@ def _report_receiving(tx: Transaction, upload: Upload, now: float) -> None:
 def _withdraw(tx: Transaction, upload: Upload, now: float) -> Upload:
     terminated = move(tx, upload, UploadState.TERMINATED, now, upload.error)
     queue_report(tx, terminated, now)
-    erase_secrets_if_clean(tx, upload.id)
+    abandon(tx, upload.id)
     tx.tell_withdrawn(upload.id)
     return terminated

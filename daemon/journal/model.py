@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 import msgspec
 
@@ -229,6 +229,10 @@ class Upload(msgspec.Struct, frozen=True, kw_only=True):
     done_at: float | None
 
 
+SOME_REFERENCE: Final = "?"
+"""Stands for that of an object which may have been begun, and which only the destination knows."""
+
+
 class Delivery(msgspec.Struct, frozen=True, kw_only=True):
     """One upload going to one destination."""
 
@@ -244,7 +248,7 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
     part_size: int
     """Plaintext bytes of each part but the last; 0: in one go."""
     reference: str
-    """Of the unfinished object; empty before it is begun."""
+    """Of the unfinished object; empty before it is begun, and see :data:`SOME_REFERENCE`."""
     state: DeliveryState
     attempts: int
     started_at: float | None

@@ -19,7 +19,7 @@ from daemon.journal.reports import queue_report, refresh_due
 from daemon.journal.rows import attempt_of, report_of, text_of, upload_of
 from daemon.journal.transaction import (
     Transaction,
-    erase_secrets_if_clean,
+    abandon,
     get_upload,
     move,
     require,
@@ -151,7 +151,7 @@ def discard(tx: Transaction, upload: str, now: float, identity: Identity | None 
         tx.connection.execute(
             "UPDATE uploads SET identity = ? WHERE id = ?", (text_of(identity), upload)
         )
-    erase_secrets_if_clean(tx, upload)
+    abandon(tx, upload)
     tx.tell_withdrawn(upload)
 
 

@@ -9,7 +9,15 @@ from dataclasses import dataclass, field
 import msgspec
 
 from daemon.errors import ConflictError, NotFoundError
-from daemon.journal.model import OVER, TRANSITIONS, Delivery, Error, Upload, UploadState
+from daemon.journal.model import (
+    OVER,
+    SOME_REFERENCE,
+    TRANSITIONS,
+    Delivery,
+    Error,
+    Upload,
+    UploadState,
+)
 from daemon.journal.protocol import Listener
 from daemon.journal.rows import delivery_of, text_or_none, upload_of, work_of
 from daemon.journal.wrapping import Wrapper
@@ -139,6 +147,19 @@ def erase_secrets(tx: Transaction, upload: str) -> None:
     """Forget the session key of an upload, and the secrets of its destinations."""
     tx.connection.execute("UPDATE uploads SET secret = NULL WHERE id = ?", (upload,))
     tx.connection.execute("UPDATE deliveries SET secret = NULL WHERE upload = ?", (upload,))
+
+
+def abandon(tx: Transaction, upload: str) -> None:
+    """Have what a withdrawn upload left unfinished removed, and its secrets erased after that.
+
+    A process that dies right after a try began an object never wrote down its reference.
+    """
+    tx.connection.execute(
+        "UPDATE deliveries SET reference = ?"
+        " WHERE upload = ? AND reference = '' AND attempts > 0 AND state <> 'stored'",
+        (SOME_REFERENCE, upload),
+    )
+    erase_secrets_if_clean(tx, upload)
 
 
 def erase_secrets_if_clean(tx: Transaction, upload: str) -> None:

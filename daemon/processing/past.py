@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
 
-from daemon.journal.model import Delivery, Identity, Trail, Upload
+from daemon.journal.model import SOME_REFERENCE, Delivery, Identity, Trail, Upload
 from daemon.processing.context import Context, OpenSource
 from daemon.tasks import run_all
 from pipeline.messages import Abort, Compare, Compared, Span, Target
@@ -110,7 +110,8 @@ async def throw_away(context: Context, upload: Upload) -> None:
 def abort_job(delivery: Delivery) -> Abort:
     """The job that removes what a delivery left unfinished."""
     target = Target(upload=delivery.upload, name=delivery.name, size=delivery.size)
-    return Abort(destination=delivery.destination, target=target, reference=delivery.reference)
+    reference = "" if delivery.reference == SOME_REFERENCE else delivery.reference
+    return Abort(destination=delivery.destination, target=target, reference=reference)
 
 
 @lru_cache(maxsize=1)

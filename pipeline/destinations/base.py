@@ -139,7 +139,10 @@ class Destination(Protocol):
         """
 
     async def abort(self, target: Target, reference: str) -> None:
-        """Remove an unfinished object. Nothing there is fine."""
+        """Remove an unfinished object. Nothing there is fine.
+
+        Without a ``reference``, all that carry the upload's id under this name.
+        """
 
     async def aclose(self) -> None:
         """Close connections."""

@@ -202,6 +202,9 @@ class S3Destination:
 
     async def abort(self, target: Target, reference: str) -> None:
         """Abort the multipart upload."""
+        if not reference:
+            await self.sweep(target)
+            return
         with contextlib.suppress(ForgottenError):
             await self._multipart.abort(target, parse(reference)[1])
 

@@ -167,8 +167,10 @@ class WebDavDestination:
 
     async def abort(self, target: Target, reference: str) -> None:
         """Remove the chunks, and what they were put together to."""
-        if self._chunks is not None:
+        if self._chunks is not None and reference:
             await self._chunks.remove(reference)
+        elif self._chunks is not None:
+            await self._chunks.remove_leftovers(self._growing(target))
         await self._client.delete(self._hidden(target))
 
     async def aclose(self) -> None:

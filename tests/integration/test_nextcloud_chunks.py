@@ -146,6 +146,17 @@ async def test_chunks_that_expired_are_forgotten(
     await store.abort(target, reference)
 
 
+async def test_an_abort_of_what_nobody_knows_the_reference_of_takes_all_of_the_upload(
+    store: WebDavDestination, cloud: NextcloudLike, target: Target
+) -> None:
+    await send(store, target, await store.begin(target, stale=False))
+    await store.begin(target, stale=False)
+    assert list(cloud.uploads.iterdir())
+    await store.abort(target, "")
+    await store.abort(target, "")
+    assert list(cloud.uploads.iterdir()) == []
+
+
 async def test_an_answer_that_is_lost_as_the_server_closes_is_found_out(
     tmp_path: Path, target: Target
 ) -> None:

@@ -239,6 +239,20 @@ async def test_an_abort_leaves_nothing_and_may_be_repeated(drop: Make, weed: Wee
     assert unfinished(weed, upload) == []
 
 
+async def test_an_abort_of_what_nobody_knows_the_reference_of_takes_all_of_the_upload(
+    drop: Make, weed: Weed
+) -> None:
+    upload = drop(os.urandom(6 * MIB))
+    neighbour = drop(b"x", upload=upload.target.upload, key=upload.target.name + ".more")
+    kept = await neighbour.begin()
+    for _ in range(2):
+        await upload.begin()
+    await upload.abort("")
+    await upload.abort("")
+    assert unfinished(weed, upload) == [kept.reference.partition(":")[2]]
+    await neighbour.abort(kept.reference)
+
+
 async def test_a_new_try_removes_what_an_earlier_one_left(drop: Make, weed: Weed) -> None:
     upload = drop(os.urandom(6 * MIB))
     neighbour = drop(b"x", upload=upload.target.upload, key=upload.target.name + ".more")

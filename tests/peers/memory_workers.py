@@ -51,6 +51,8 @@ class MemoryWorkers:
         """By destination and name."""
         self.unfinished: dict[str, dict[int, bytes]] = {}
         """Parts by reference."""
+        self._begun: dict[tuple[str, str], list[str]] = {}
+        """References by destination and name."""
         self.jobs: list[Job] = []
         self.fault: Callable[[Job], Any] = lambda _: None
         self.one_name = False
@@ -92,7 +94,9 @@ class MemoryWorkers:
             case Digest():
                 result = Digested(digest=hashlib.sha256(_read(source, 0, job.size)).hexdigest())
             case Abort():
-                self.unfinished.pop(job.reference, None)
+                names = (job.destination.name, job.target.name)
+                for reference in [job.reference] if job.reference else self._begun.get(names, ()):
+                    self.unfinished.pop(reference, None)
                 result = Aborted()
         return result
 
@@ -120,6 +124,7 @@ class MemoryWorkers:
             names = (job.destination.name, job.target.name)
             reference = "/".join(names) if self.one_name else f"ref-{self._count}"
             self.unfinished[reference] = {}
+            self._begun.setdefault(names, []).append(reference)
             return Begun(reference=reference)
         if job.reference not in self.unfinished:
             if (job.destination.name, job.target.name) in self.objects:

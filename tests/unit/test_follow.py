@@ -395,6 +395,32 @@ async def test_what_was_just_being_begun_for_one_that_is_terminated_goes_too(ben
         await bench.until(upload, UploadState.TERMINATED)
 
 
+async def test_what_a_daemon_that_died_had_just_begun_goes_with_a_terminated_upload(
+    bench: Bench,
+) -> None:
+    run = bench.workers.run
+
+    async def mute(job: Job, source: int | None = None) -> Result:
+        result = await run(job, source)
+        if isinstance(job, Begin):
+            await asyncio.Event().wait()
+        return result
+
+    bench.workers.run = mute  # type: ignore[method-assign]
+    arriving = Arriving(bench)
+    died = asyncio.create_task(bench.conductor.run())
+    upload = await arriving.reach(12 * MIB)
+    await eventually(lambda: len(bench.workers.unfinished) == 2)
+    died.cancel()
+    await asyncio.wait([died])
+    bench.workers.run = run  # type: ignore[method-assign]
+    await bench.journal.terminate(str(bench.uploads), NAME, bench.now)
+    bench.restart()
+    async with bench.running():
+        await eventually(lambda: bench.workers.unfinished == {})
+        await bench.until(upload, UploadState.TERMINATED)
+
+
 async def test_a_destination_that_is_away_keeps_no_other_from_being_cleaned_up(
     bench: Bench,
 ) -> None:

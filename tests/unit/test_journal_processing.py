@@ -9,7 +9,7 @@ import pytest
 
 from daemon.errors import ConflictError, NotFoundError
 from daemon.journal.deliveries import ATTEMPTS_KEPT
-from daemon.journal.model import DeliveryState, Trail, UploadState
+from daemon.journal.model import SOME_REFERENCE, DeliveryState, Trail, UploadState
 from daemon.journal.sqlite import SqliteJournal
 from pipeline.messages import DestinationSpec
 from tests.peers.journals import (
@@ -288,6 +288,21 @@ async def test_an_unfinished_object_of_a_withdrawn_upload_is_listed_until_aborte
     assert [d.position for d in await journal.abandoned()] == [1]
     assert (await journal.envelope(upload.id)).key == SESSION_KEY
     await journal.aborted(upload.id, 1)
+    assert await journal.abandoned() == []
+    with pytest.raises(ConflictError):
+        await journal.envelope(upload.id)
+
+
+async def test_what_a_try_may_have_begun_and_not_told_is_listed_until_aborted(
+    journal: SqliteJournal,
+) -> None:
+    upload = await processing(journal, deliveries=2)
+    await journal.attempt(upload.id, 0, 119.0)
+    await journal.terminate(DIRECTORY, "t1", 120.0)
+    left = await journal.abandoned()
+    assert [(d.position, d.reference) for d in left] == [(0, SOME_REFERENCE)], "1 had no try"
+    assert left[0].destination.secret_key == "SECRET-clear-text"
+    await journal.aborted(upload.id, 0)
     assert await journal.abandoned() == []
     with pytest.raises(ConflictError):
         await journal.envelope(upload.id)
