@@ -13,7 +13,7 @@ import pytest_asyncio
 
 from pipeline.errors import DestinationRefusedError
 from pipeline.messages import DestinationSpec, Finish, Job
-from tests.peers.conveying import Before, Line, LocalWorkers, grow, line, shrink
+from tests.peers.conveying import Before, Line, LocalWorkers, grow, line, secrets_of, shrink
 from tests.peers.deliveries import MIB
 from tests.peers.oracle import Failing
 from tests.peers.places import Folder
@@ -95,6 +95,13 @@ async def test_where_all_is_right_nothing_is_found(stage: Stage) -> None:
     await stage.convey(1000)
     assert "upload_stored" in stage.line.log.read_text()
     await stage.line.judged(stage.place, stage.upload)
+
+
+def test_each_line_of_a_private_key_is_secret(tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    key.write_text("-----BEGIN-----\none\ntwo\n-----END-----\n")
+    spec = DestinationSpec(name="far", type="sftp", password=PASSWORD, key=str(key))
+    assert secrets_of(spec) == [PASSWORD, "one", "two"]
 
 
 async def test_where_it_fails_as_it_has_to_nothing_is_found(stage: Stage) -> None:

@@ -238,7 +238,7 @@ class Line(Bench):
             self.reporter.drops(),
             {self._spec.name: await snapshot(place, upload)},
             self._opener,
-            [secret for secret in secrets_of(self._spec) if secret],
+            secrets_of(self._spec),
             {} if failing is None else {over.tus_id: failing},
             keys,
         )
@@ -271,9 +271,10 @@ class Line(Bench):
         await self.journal.aclose()
 
 
-def secrets_of(spec: DestinationSpec) -> tuple[str, ...]:
-    """What a destination is opened by."""
-    return spec.access_key, spec.secret_key, spec.password
+def secrets_of(spec: DestinationSpec) -> list[str]:
+    """What a destination is opened by; of a private key each line between its first and last."""
+    key = Path(spec.key).read_text().splitlines()[1:-1] if spec.key else []
+    return [each for each in (spec.access_key, spec.secret_key, spec.password, *key) if each]
 
 
 @asynccontextmanager
