@@ -34,9 +34,10 @@ CANCEL_TIMEOUT: Final = 30.0
 HEALTHY_AFTER: Final = 10.0
 """Seconds; one that ends sooner is started again only after a pause."""
 LONGEST_PAUSE: Final = 30.0
-SENDING_NICENESS: Final = 5
+SENDING_NICENESS: Final = 10
 """Above ours: what sends could use a core for never makes a client wait, who asks pre-create and
-the tus server for an answer; nor a digest, which takes longer than all parts together."""
+the tus server for an answer; nor a digest, which takes longer than all parts together. Each part
+is a thread's, and the kernel counts these one by one."""
 READING_NICENESS: Final = 1
 
 _SECRET: Final = ("DROPOFF_", "WEBHOOK_URL", "CREDENTIALS_DIRECTORY")
