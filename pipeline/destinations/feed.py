@@ -52,9 +52,11 @@ class Feed(Payload):
         # The head goes out with this: it would be copied together with a first view.
         await writer.write(memoryview(b""))
         try:
-            if isinstance(self._body, Blocking) and (bare := _bare(writer)):
+            # Of an empty body the head is all, and may be answered already.
+            if self.size and isinstance(self._body, Blocking) and (bare := _bare(writer)):
                 with bare:
-                    await self._send(bare, self._body.pieces())
+                    last = await self._send(bare, self._body.pieces())
+                await writer.write(last)
             else:
                 async for view in self._body:
                     await writer.write(view)
@@ -62,17 +64,26 @@ class Feed(Payload):
             self.error = error
             raise
 
-    async def _send(self, connection: socket.socket, pieces: Iterator[memoryview]) -> None:
+    async def _send(self, connection: socket.socket, pieces: Iterator[memoryview]) -> bytes:
+        """Send all but the last byte, and give that.
+
+        It is the loop's to send: an answer that the loop had before it knew that all is sent would
+        be one to a request that isn't over, and the connection would be closed.
+        """
         connection.settimeout(self._silence)
         ended = threading.Event()
 
-        def send() -> None:
+        def send() -> bytes:
+            due, last = self._body.size - 1, b""
             for piece in pieces:
-                left = piece
+                left = piece[:due]
+                due -= len(left)
+                last = bytes(piece[len(left) :])
                 while left and not ended.is_set():
                     left = left[connection.send(left) :]
                 if ended.is_set():
-                    return
+                    break
+            return last
 
         def stop() -> None:
             ended.set()
@@ -80,7 +91,7 @@ class Feed(Payload):
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
 
-        await in_executor(self._threads, send, stop)
+        return await in_executor(self._threads, send, stop)
 
 
 def _bare(writer: AbstractStreamWriter) -> socket.socket | None:

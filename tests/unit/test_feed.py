@@ -21,6 +21,7 @@ from tests.peers.deliveries import BytesBody
 
 MIB = 1024 * 1024
 DATA = os.urandom(9 * MIB + 7)
+SIZES = (1, 2, MIB, MIB + 1, *[3] * 200)
 SILENCE = 1.0
 
 Answers = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -86,9 +87,11 @@ class Taking:
     """A server that takes bodies and says that all is well."""
 
     def __init__(self) -> None:
+        self.connections = 0
         self.bodies: list[bytes] = []
 
     async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
         while True:
             try:
                 length = await head_of(reader)
@@ -123,11 +126,13 @@ async def put(session: aiohttp.ClientSession, url: str, feed: Feed) -> int:
 async def test_bodies_arrive_whole_over_one_connection_from_a_thread(
     threads: ThreadPoolExecutor,
 ) -> None:
-    server, bodies = Taking(), [ThreadBody(), ThreadBody(b"", 0), ThreadBody()]
+    bodies = [ThreadBody(), ThreadBody(b"", 0), *(ThreadBody(DATA[:size]) for size in SIZES)]
+    server = Taking()
     async with answering(server) as url, aiohttp.ClientSession() as session:
         for body in bodies:
             assert await put(session, url, Feed(body, threads, SILENCE)) == 200
-    assert server.bodies == [DATA, b"", DATA]
+    assert server.bodies == [DATA, b"", *(DATA[:size] for size in SIZES)]
+    assert server.connections == 1
     assert all(name.startswith("send") for body in bodies for name in body.threads)
     assert bodies[0].threads
 
