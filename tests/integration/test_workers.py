@@ -7,14 +7,17 @@ import hashlib
 import os
 import re
 import signal
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from blake3 import blake3
 
 from daemon.workers import WorkerPool
+from pipeline.channel import Order
 from pipeline.envelope import by_format
 from pipeline.errors import (
     DestinationRefusedError,
@@ -32,6 +35,7 @@ from pipeline.messages import (
     DigestName,
     Finish,
     Finished,
+    JobFrame,
     Part,
     PartStored,
     Seal,
@@ -342,3 +346,31 @@ async def test_an_abort_leaves_nothing(
     await pool.run(abort)
     await pool.run(abort)
     assert not list((tmp_path / "store/d").iterdir())
+
+
+ORPHANED = """
+import os, socket, subprocess, sys
+ours, theirs = socket.socketpair()
+ours.sendall(sys.stdin.buffer.read())
+late = f'sleep 1; exec "$0" -P -m pipeline.worker {theirs.fileno()}'
+subprocess.Popen(["sh", "-c", late, sys.executable], pass_fds=(theirs.fileno(),))
+os._exit(0)
+"""
+"""Asks a worker for something, and dies before that has begun to run."""
+
+
+def test_a_worker_that_begins_after_its_daemon_died_does_nothing_it_was_asked_for(
+    tmp_path: Path,
+) -> None:
+    """The next daemon may have delivered by then what the first one wanted to be begun."""
+    (tmp_path / "0190-upload").mkdir()
+    (tmp_path / "0190-upload" / "stored").write_bytes(b"by the next daemon")
+    spec = DestinationSpec(name="folder", type="directory", directory=str(tmp_path))
+    target = Target(upload="0190-upload", name="0190-upload/stored", size=5)
+    asked = msgspec.json.encode(Order(job=JobFrame(1, Begin(destination=spec, target=target))))
+    frame = len(asked).to_bytes(4, "big") + asked
+    # It ends once the worker has, whose output this is, too.
+    subprocess.run(
+        [sys.executable, "-c", ORPHANED], input=frame, check=True, timeout=30, capture_output=True
+    )
+    assert [path.name for path in (tmp_path / "0190-upload").iterdir()] == ["stored"]
