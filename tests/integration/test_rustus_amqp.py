@@ -20,6 +20,7 @@ from tests.peers.dropoffd import Dropoffd
 from tests.peers.nginx import Nginx
 from tests.peers.rabbitmq import PASSWORD, RabbitMq
 from tests.peers.rustus import Rustus
+from tests.peers.stores import UNFINISHED
 from tests.peers.tus_client import RefusedError, TusClient
 
 STUDY = "11111111-2222-4333-8444-555555555555"
@@ -61,7 +62,8 @@ class World:
     def stored(self) -> dict[str, bytes]:
         """What is in the store, by study and file name."""
         root = self.directory / "store"
-        files = [path.relative_to(root) for path in root.rglob("*") if path.is_file()]
+        there = (path for path in root.rglob("*") if path.is_file())
+        files = [path.relative_to(root) for path in there if not path.name.endswith(UNFINISHED)]
         found = {f"{path.parts[0]}/{path.name}": (root / path).read_bytes() for path in files}
         assert len(found) == len(files), f"one of them arrived twice: {files}"
         return found
