@@ -13,7 +13,6 @@ import contextlib
 import os
 import pwd
 import socket
-import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
@@ -28,12 +27,11 @@ from daemon.journal.protocol import OperatorJournal
 from daemon.ports import Audit, Clock
 from daemon.processing.context import Sources
 from pipeline.errors import DropoffError, SourceError, SourceMissingError, SourceUnsafeError
+from pipeline.libc import peer_of
 
 AT_ONCE = 10_000
 """Uploads that one request acts on at the most."""
 LONGEST_REASON = 1000
-
-_CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
 
 log = structlog.get_logger(__name__)
 
@@ -331,8 +329,7 @@ async def _operator(request: web.Request) -> Operator:
     peer = None if transport is None else transport.get_extra_info("socket")
     if peer is None or peer.family != socket.AF_UNIX:
         raise web.HTTPNotFound
-    told = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    uid = _CREDENTIALS.unpack(told)[1]
+    uid = peer_of(peer).uid
     if uid not in {0, os.geteuid()}:
         raise web.HTTPForbidden(text="only root and dropoffd's own user may act on uploads\n")
     return Operator(uid, await asyncio.to_thread(_user_name, uid))

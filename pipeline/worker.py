@@ -12,7 +12,6 @@ import gc
 import os
 import signal
 import socket
-import struct
 import sys
 import traceback
 from collections.abc import AsyncIterator, Callable
@@ -59,8 +58,6 @@ GARBAGE: Final = (20_000, 20, 50)
 """When Python looks for cycles: hardly anything here refers to itself, and all is looked through
 once there is no job."""
 _PR_SET_PDEATHSIG: Final = 1
-_CREDENTIALS: Final = struct.Struct("3i")
-"""Process, user and group at a Unix socket's other end."""
 
 
 class Destinations:
@@ -229,14 +226,6 @@ def _die_with_parent() -> None:
     libc.call("prctl", _PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def _maker_of(sock: socket.socket) -> int:
-    """The process that made a pair of sockets: the daemon, which may have died before we began."""
-    pid: int = _CREDENTIALS.unpack(
-        sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    )[0]
-    return pid
-
-
 async def _serve(sock: socket.socket, timetable: Timetable | None) -> NoReturn:
     destinations = Destinations(points=CrashPoints(os.environ))
     await Worker(result_channel(sock), destinations, timetable).run()
@@ -259,8 +248,10 @@ def main() -> NoReturn:
     try:
         timetable = Timetable(int(sys.argv[2])) if len(sys.argv) > 2 else None  # noqa: PLR2004  # the one that may be missing
         sock = socket.socket(fileno=int(sys.argv[1]))
-        if os.getppid() != _maker_of(sock):
-            os._exit(0)  # what it asked for before it died is the next daemon's to do by now
+        # The daemon made the socket. It may have died before we asked to die with it, and what it
+        # wanted is the next one's to do by now.
+        if os.getppid() != libc.peer_of(sock).pid:
+            os._exit(0)
         asyncio.run(_serve(sock, timetable))
     finally:
         _complain(traceback.format_exc())

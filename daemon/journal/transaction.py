@@ -149,6 +149,15 @@ def erase_secrets(tx: Transaction, upload: str) -> None:
     tx.connection.execute("UPDATE deliveries SET secret = NULL WHERE upload = ?", (upload,))
 
 
+def erase_secrets_if_clean(tx: Transaction, upload: str) -> None:
+    """Likewise, once no unfinished object is left that must still be removed."""
+    left = tx.connection.execute(
+        "SELECT 1 FROM deliveries WHERE upload = ? AND reference <> '' LIMIT 1", (upload,)
+    ).fetchone()
+    if left is None:
+        erase_secrets(tx, upload)
+
+
 def abandon(tx: Transaction, upload: str) -> None:
     """Have what a withdrawn upload left unfinished removed, and its secrets erased after that.
 
@@ -160,12 +169,3 @@ def abandon(tx: Transaction, upload: str) -> None:
         (SOME_REFERENCE, upload),
     )
     erase_secrets_if_clean(tx, upload)
-
-
-def erase_secrets_if_clean(tx: Transaction, upload: str) -> None:
-    """Likewise, once no unfinished object is left that must still be removed."""
-    left = tx.connection.execute(
-        "SELECT 1 FROM deliveries WHERE upload = ? AND reference <> '' LIMIT 1", (upload,)
-    ).fetchone()
-    if left is None:
-        erase_secrets(tx, upload)

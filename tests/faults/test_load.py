@@ -20,7 +20,7 @@ from daemon.journal.model import Sighting
 from daemon.journal.sqlite import SqliteJournal
 from daemon.settings import Uploads
 from tests.peers.dropoffd import Dropoffd
-from tests.peers.load import Watch, lay, named, shown, studies, study_named, watched
+from tests.peers.load import Watch, folder, lay, named, shown, studies, study_named, watched
 from tests.peers.openers import Clear
 from tests.peers.oracle import Evidence
 from tests.peers.reference_api import ReferenceServer
@@ -30,7 +30,7 @@ from tests.peers.stores import Folder
 pytestmark = [pytest.mark.peers, pytest.mark.timeout(1200)]
 
 PENDING, ASKED = study_named(1), study_named(0)
-LOCAL = '[destinations.local]\ntype = "directory"\ndirectory = "{directory}/store"\n'
+LOCAL = folder("local", "store")
 SMALL = 1500
 FULL = 100_000
 AT_ONCE = 400

@@ -14,6 +14,7 @@ import pytest
 from tests.bench.measure import cpu_seconds, family
 from tests.peers.dropoffd import Dropoffd
 from tests.peers.load import (
+    folder,
     lay,
     memory_of,
     named,
@@ -21,6 +22,7 @@ from tests.peers.load import (
     stored_in,
     studies,
     study_named,
+    study_of,
     watched,
 )
 from tests.peers.openers import Clear
@@ -31,10 +33,10 @@ pytestmark = [pytest.mark.peers, pytest.mark.timeout(3600)]
 
 HELD, FREE = study_named(1), study_named(2)
 CONFIG = (
-    '[destinations.away]\ntype = "directory"\ndirectory = "{directory}/away"\n'
-    '[destinations.local]\ntype = "directory"\ndirectory = "{directory}/store"\n'
+    folder("away", "away")
+    + folder("local", "store")
     + studies(2, ["away"])
-    + f'[studies."{FREE}"]\nencrypt = "none"\ndestinations = ["local"]\n'
+    + study_of(2, ["local"])
 )
 OTHERS = 20
 PROBES = 60

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.peers.dropoffd import Dropoffd
-from tests.peers.load import lay, named, shown, stored_in, studies, study_named
+from tests.peers.load import folder, lay, named, shown, stored_in, studies, study_named
 from tests.peers.openers import Clear
 from tests.peers.oracle import Evidence, Sent, judge
 from tests.peers.stores import Folder
@@ -26,8 +26,8 @@ class World:
     """A daemon with many studies, all of which deliver to one place."""
 
     def __init__(self, directory: Path, count: int) -> None:
-        config = '[destinations.local]\ntype = "directory"\ndirectory = "{directory}/store"\n'
-        self.daemon = Dropoffd(directory, config + studies(count, ["local"]))
+        config = folder("local", "store") + studies(count, ["local"])
+        self.daemon = Dropoffd(directory, config)
         self._studies = [study_named(number) for number in range(1, count)]
         self._store = directory / "store"
         self._store.mkdir()

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.peers.dropoffd import Dropoffd
-from tests.peers.load import lay, stored_in, studies, study_named
+from tests.peers.load import folder, lay, stored_in, study_named, study_of
 from tests.peers.openers import Clear
 from tests.peers.oracle import Evidence, Sent, judge
 from tests.peers.so_far import judge_so_far
@@ -23,10 +23,10 @@ pytestmark = [pytest.mark.peers, pytest.mark.timeout(120)]
 
 HERE, AWAY = study_named(0), study_named(1)
 CONFIG = (
-    '[destinations.local]\ntype = "directory"\ndirectory = "{directory}/store"\n'
-    '[destinations.away]\ntype = "directory"\ndirectory = "{directory}/away"\n'
-    + studies(1, ["local"])
-    + f'[studies."{AWAY}"]\nencrypt = "none"\ndestinations = ["away"]\n'
+    folder("local", "store")
+    + folder("away", "away")
+    + study_of(0, ["local"])
+    + study_of(1, ["away"])
 )
 
 

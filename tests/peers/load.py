@@ -32,11 +32,20 @@ def study_named(number: int) -> str:
 
 def studies(count: int, destinations: Sequence[str]) -> str:
     """Studies that deliver in clear, TOML."""
-    return "".join(
+    return "".join(study_of(number, destinations) for number in range(count))
+
+
+def study_of(number: int, destinations: Sequence[str]) -> str:
+    """One of them, TOML."""
+    return (
         f'[studies."{study_named(number)}"]\nencrypt = "none"\n'
         f"destinations = {json.dumps(list(destinations))}\n"
-        for number in range(count)
     )
+
+
+def folder(name: str, place: str) -> str:
+    """A destination that is a directory beside the daemon's, TOML."""
+    return f'[destinations.{name}]\ntype = "directory"\ndirectory = "{{directory}}/{place}"\n'
 
 
 def lay(directory: Path, names: Iterable[str], study: str) -> list[Sent]:

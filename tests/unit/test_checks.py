@@ -19,15 +19,9 @@ from daemon.journal.sqlite import SqliteJournal
 from daemon.observe.audit import AuditLog
 from daemon.settings import Settings, Study
 from pipeline.envelope import keys
-from tests.peers.intake import settings_in
 from tests.peers.journals import received
 
 STUDY = "11111111-2222-4333-8444-555555555555"
-
-
-@pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    return settings_in(tmp_path)
 
 
 def statuses(findings: Sequence[Finding]) -> list[Status]:

@@ -22,14 +22,8 @@ from pipeline.destinations.probe import PREFIX
 from pipeline.destinations.s3_errors import MissingError
 from pipeline.errors import DestinationRefusedError, ForgottenError
 from pipeline.messages import DestinationSpec, StoredObject, Target
-from tests.peers.intake import settings_in
 
 STUDY = "11111111-2222-4333-8444-555555555555"
-
-
-@pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    return settings_in(tmp_path)
 
 
 def statuses(findings: Sequence[Finding]) -> list[Status]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -24,12 +24,6 @@ from tests.peers.journals import ERROR, attempt, processing, received, sighting,
 
 HOURS = 7200.0
 AWAY = Error(code="api_unreachable", message="away", retryable=True)
-
-
-@pytest.fixture
-async def journal(tmp_path: Path) -> AsyncIterator[SqliteJournal]:
-    async with await SqliteJournal.open(tmp_path) as opened:
-        yield opened
 
 
 @pytest.fixture

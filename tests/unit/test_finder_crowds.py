@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -13,23 +12,12 @@ from daemon.intake.finder import Finder
 from daemon.journal.model import Sighting, Upload
 from daemon.journal.sqlite import SqliteJournal
 from daemon.settings import Settings
-from tests.peers.intake import STUDY, Recorded, settings_in
+from tests.peers.intake import STUDY, Recorded
 from tests.peers.load import lay, named
 
 CROWD = 600
 SOON = 100
 """Sightings."""
-
-
-@pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    return settings_in(tmp_path)
-
-
-@pytest.fixture
-async def journal(settings: Settings) -> AsyncIterator[SqliteJournal]:
-    async with await SqliteJournal.open(settings.state) as opened:
-        yield opened
 
 
 class Order:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,11 +17,6 @@ from tests.peers.intake import (
     Recorded,
     settings_in,
 )
-
-
-@pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    return settings_in(tmp_path)
 
 
 async def test_a_small_upload_costs_one_sighting(settings: Settings) -> None:
@@ -49,11 +43,24 @@ async def test_an_upload_that_is_to_be_followed_is_sighted_as_soon_as_enough_of_
     assert [sighting.complete for sighting in journal.sighted] == [False]
 
 
-async def test_progress_is_told_at_most_each_five_seconds(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    now = 1000.0
-    monkeypatch.setattr(finder_module, "time", SimpleNamespace(monotonic=lambda: now))
+class Clock:
+    """What finders take for the time."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    set_by_hand = Clock()
+    monkeypatch.setattr(finder_module, "time", set_by_hand)
+    return set_by_hand
+
+
+async def test_progress_is_told_at_most_each_five_seconds(settings: Settings, clock: Clock) -> None:
     journal = RecordingJournal()
     finder = Finder(settings.uploads, journal, Recorded())
     with (settings.uploads.directory / "big").open("wb", buffering=0) as file:
@@ -61,22 +68,18 @@ async def test_progress_is_told_at_most_each_five_seconds(
         for _ in range(100):
             file.write(b"0123456789")
             await finder.check(["big"])
-            now += 0.25
+            clock.now += 0.25
     # 25 s: not in the first 2, then every 5.
     assert len(journal.sighted) == 5
     assert all(not sighting.complete for sighting in journal.sighted)
 
 
-async def test_one_that_does_not_grow_is_not_told_again(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    now = 1000.0
-    monkeypatch.setattr(finder_module, "time", SimpleNamespace(monotonic=lambda: now))
+async def test_one_that_does_not_grow_is_not_told_again(settings: Settings, clock: Clock) -> None:
     journal = RecordingJournal()
     finder = Finder(settings.uploads, journal, Recorded())
     lay(settings.uploads, "stalled", b"1")
     for _ in range(20):
-        now += 10
+        clock.now += 10
         await finder.check(["stalled"])
     assert [sighting.received for sighting in journal.sighted] == [1]
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from pathlib import Path
-
 import msgspec
 import pytest
 
@@ -21,12 +18,6 @@ from tests.peers.journals import (
 )
 
 TRAIL = Trail(device=1, inode=7, boot="boot-1")
-
-
-@pytest.fixture
-async def journal(tmp_path: Path) -> AsyncIterator[SqliteJournal]:
-    async with await SqliteJournal.open(tmp_path) as opened:
-        yield opened
 
 
 async def _followed(journal: SqliteJournal) -> str:

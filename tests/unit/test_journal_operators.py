@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import time
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
@@ -30,12 +28,6 @@ from tests.peers.journals import (
     sighting,
     stored_object,
 )
-
-
-@pytest.fixture
-async def journal(tmp_path: Path) -> AsyncIterator[SqliteJournal]:
-    async with await SqliteJournal.open(tmp_path) as opened:
-        yield opened
 
 
 async def test_an_upload_is_found_by_any_of_its_ids(journal: SqliteJournal) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import msgspec
@@ -26,12 +25,6 @@ FAILED = Error(code="destination_refused", message="no", retryable=False)
 @pytest.fixture
 def uploads(tmp_path: Path) -> Uploads:
     return settings_in(tmp_path).uploads
-
-
-@pytest.fixture
-async def journal(tmp_path: Path) -> AsyncIterator[SqliteJournal]:
-    async with await SqliteJournal.open(tmp_path / "state") as opened:
-        yield opened
 
 
 def lay(uploads: Uploads, tus_id: str, study: str | None = STUDY, **fields: object) -> None:

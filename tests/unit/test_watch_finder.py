@@ -6,7 +6,6 @@ import asyncio
 import os
 import random
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import msgspec
@@ -30,17 +29,6 @@ from tests.peers.intake import (
     until_uploads,
     uploads_of,
 )
-
-
-@pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    return settings_in(tmp_path)
-
-
-@pytest.fixture
-async def journal(settings: Settings) -> AsyncIterator[SqliteJournal]:
-    async with await SqliteJournal.open(settings.state) as opened:
-        yield opened
 
 
 def intake_of(settings: Settings, journal: SqliteJournal) -> Intake:
