@@ -6,7 +6,9 @@ tmpfs; other errors come from the kernel's own calls, refused for a while.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sqlite3
 import subprocess
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -189,6 +191,7 @@ def test_a_journal_that_cannot_be_read_for_a_while_does_not_end_the_service(stag
     with scene.daemon(stage.api.api.url) as daemon:
         files = [daemon.state / f"journal.sqlite{end}" for end in ("", "-wal")]
         with failing([daemon.pid], "EIO", ["pread64"], *files):
+            outdate_caches(files[0])
             scene.lay(100 * KIB)
             daemon.wait_for(
                 lambda: "heartbeat_missed" in daemon.tail(), PATIENCE, "it is noticed, and no more"
@@ -205,6 +208,13 @@ def test_a_daemon_that_starts_on_a_full_state_disk_says_to_try_again(stage: Stag
         assert daemon.wait(PATIENCE) != 78, daemon.tail()  # which systemd doesn't start again
         assert "state_full" in daemon.tail()
         disk.free()
+
+
+def outdate_caches(journal: Path) -> None:
+    """Commit there, so that whoever reads next has to read from the disk."""
+    with contextlib.closing(sqlite3.connect(journal)) as connection:
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        connection.execute(f"PRAGMA user_version = {version}")
 
 
 # Beside it in the state directory ------------------------------------------------------------
