@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
@@ -16,6 +17,7 @@ log = structlog.get_logger()
 _DEBOUNCE_MS = 60
 """While events come without a pause, so long what is new waits to be told of with the rest."""
 _STEP_MS = 20
+_LINKS_OF_FLAT = 2
 _TICK_MS = 2_000
 """How often a quiet directory is checked for still being the same one."""
 
@@ -62,9 +64,10 @@ class Watcher:
 
     async def _watch(self) -> None:
         """Watch until the directory is another one. Raises what the watcher raises."""
-        watched = _place(self._directory)
+        watched = await asyncio.to_thread(_place, self._directory)
         changes = awatch(
             self._directory,
+            recursive=not watched.flat,
             watch_filter=None,
             debounce=_DEBOUNCE_MS,
             step=_STEP_MS,
@@ -86,13 +89,16 @@ class Watcher:
             await asyncio.gather(first, return_exceptions=True)
             await _close(changes)
 
-    async def _follow(self, changes: AsyncIterator[Changes], watched: tuple[int, int]) -> None:
+    async def _follow(self, changes: AsyncIterator[Changes], watched: _Place) -> None:
         async for batch in changes:
             self._tell(batch)
-            if _place(self._directory) != watched:
+            now = _place(self._directory)
+            if now.identity != watched.identity:
                 log.warning("watched directory replaced", directory=str(self._directory))
                 self._on_doubt()
                 return
+            if watched.flat and not now.flat:
+                return  # the next watch has the directories in it, and a scan of its own
 
     def _tell(self, batch: Changes) -> None:
         if batch:
@@ -105,9 +111,21 @@ async def _close(changes: AsyncIterator[Changes]) -> None:
         await aclose()
 
 
-def _place(directory: Path) -> tuple[int, int]:
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """A directory, as it was found."""
+
+    identity: tuple[int, int]
+    flat: bool
+    """It has no directories in it for sure. To watch what is below looks at every file first, and
+    holds the interpreter meanwhile: half a second for 100,000 uploads."""
+
+
+def _place(directory: Path) -> _Place:
     found = directory.stat()
-    return found.st_dev, found.st_ino
+    # Links of a directory are its name, its own dot and the two dots of each directory in it; file
+    # systems that count otherwise have less than two.
+    return _Place((found.st_dev, found.st_ino), flat=found.st_nlink == _LINKS_OF_FLAT)
 
 
 def _reason(error: Exception) -> str:

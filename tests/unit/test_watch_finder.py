@@ -6,17 +6,21 @@ import asyncio
 import os
 import random
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import msgspec
 import pytest
+from watchfiles import awatch
 
 import daemon.intake.finder as finder_module
+import daemon.intake.watch as watch_module
 from daemon.errors import StateFullError
 from daemon.intake import problems, receiving
 from daemon.intake.finder import Finder
 from daemon.intake.intake import Intake
 from daemon.intake.scan import Walk
+from daemon.intake.watch import Changes, Watcher
 from daemon.journal.model import Upload, UploadState
 from daemon.journal.sqlite import SqliteJournal
 from daemon.settings import Settings
@@ -247,6 +251,44 @@ async def test_a_replaced_directory_is_watched_again(
         await until_uploads(journal, lambda found: len(found) == 1)
         lay(settings.uploads, "newer")
         await until_uploads(journal, lambda found: len(found) == 2)
+
+
+async def test_a_directory_that_is_the_first_in_there_is_watched_as_well(
+    settings: Settings, journal: SqliteJournal
+) -> None:
+    async with running(intake_of(settings, journal)):
+        lay(settings.uploads, "flat")
+        await until_uploads(journal, lambda found: len(found) == 1)
+        lay(settings.uploads, "deep/one")
+        await until_uploads(journal, lambda found: len(found) == 2)
+        # The watch is another one by now.
+        lay(settings.uploads, "deep/two")
+        lay(settings.uploads, "still flat")
+        await until_uploads(journal, lambda found: len(found) == 4, 5.0)
+
+
+@pytest.mark.parametrize(("subdirectory", "below"), [(False, False), (True, True)])
+async def test_only_a_directory_with_directories_is_walked_to_be_watched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, subdirectory: bool, below: bool
+) -> None:
+    asked: list[bool] = []
+
+    def walked(directory: Path, *, recursive: bool, **_options: object) -> AsyncIterator[Changes]:
+        asked.append(recursive)
+        return awatch(directory, recursive=recursive)
+
+    monkeypatch.setattr(watch_module, "awatch", walked)
+    (tmp_path / "watched").mkdir()
+    if subdirectory:
+        (tmp_path / "watched" / "one").mkdir()
+    stands = asyncio.Event()
+    watcher = Watcher(tmp_path / "watched", lambda _paths: None, stands.set)
+    watching = asyncio.create_task(watcher.run())
+    async with asyncio.timeout(5):
+        await stands.wait()
+    watching.cancel()
+    await asyncio.gather(watching, return_exceptions=True)
+    assert asked == [below]
 
 
 async def test_a_name_that_is_no_utf_8_stops_nothing(
