@@ -14,7 +14,7 @@ from daemon.backoff import Backoff
 
 log = structlog.get_logger()
 
-_DEBOUNCE_MS = 60
+_DEBOUNCE_MS = 20
 """While events come without a pause, so long what is new waits to be told of with the rest."""
 _STEP_MS = 20
 _LINKS_OF_FLAT = 2
