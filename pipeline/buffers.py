@@ -1,12 +1,12 @@
 """What bodies are read and sealed in, kept from one part to the next.
 
-Half a mebibyte that is made anew is cleared by the kernel page by page when it is first touched,
-which costs as much as a sixth of sealing it.
+A mebibyte that is made anew is cleared by the kernel page by page when it is first touched, which
+costs as much as a sixth of sealing it.
 """
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import Final
 
 from pipeline.envelope.base import segments_of
 from pipeline.parts import CHUNK, SEALING
@@ -15,11 +15,21 @@ KEPT: Final = 4
 """Rooms that a process keeps: as many as it has parts under way, and some."""
 
 
-class Room(NamedTuple):
-    """Where one body is made: read into ``plain``, sealed into each of ``outs`` in turn."""
+class Room:
+    """Where one body is made."""
 
-    plain: memoryview
-    outs: tuple[memoryview, memoryview]
+    def __init__(self, length: int) -> None:
+        """For ``length`` bytes of plaintext at a time."""
+        self.plain = memoryview(bytearray(length))
+        # An empty upload is one segment too in some formats, of nothing but its tag.
+        self._sealed = length + max(1, segments_of(length)) * SEALING
+        self._outs: list[memoryview] = []
+
+    def outs(self, count: int) -> list[memoryview]:
+        """So many buffers for what ``plain`` is sealed to."""
+        while len(self._outs) < count:
+            self._outs.append(memoryview(bytearray(self._sealed)))
+        return self._outs[:count]
 
 
 class Buffers:
@@ -31,8 +41,8 @@ class Buffers:
     def take(self, length: int) -> Room:
         """A room for a body of ``length`` bytes of plaintext."""
         if length < CHUNK:
-            return _made(length)
-        return self._free.pop() if self._free else _made(CHUNK)
+            return Room(length)
+        return self._free.pop() if self._free else Room(CHUNK)
 
     def give(self, room: Room) -> None:
         """Take a room back, in which nobody will look any more."""
@@ -42,10 +52,3 @@ class Buffers:
     def clear(self) -> None:
         """Keep none."""
         self._free.clear()
-
-
-def _made(length: int) -> Room:
-    # An empty upload is one segment too in some formats, of nothing but its tag.
-    sealed = length + max(1, segments_of(length)) * SEALING
-    first, second = (memoryview(bytearray(sealed)) for _ in range(2))
-    return Room(memoryview(bytearray(length)), (first, second))

@@ -14,6 +14,7 @@ from pipeline.envelope import SEGMENT, by_format
 from pipeline.messages import DigestName, Seal, Span, StoredPart
 from pipeline.parts import CHUNK, place
 from pipeline.source import Source
+from pipeline.turns import Waiting
 
 
 def combined_crc(parts: Iterable[StoredPart]) -> int:
@@ -34,7 +35,7 @@ class _Read(NamedTuple):
 class SealedBody:
     """A part's sealed bytes, made while they are asked for; see :class:`destinations.base.Body`.
 
-    Reads, seals and gives 512 KiB at a time, in the thread of whoever asks: that is cheaper than to
+    Reads, seals and gives 1 MiB at a time, in the thread of whoever asks: that is cheaper than to
     hand each of them over to another one. One :class:`~pipeline.buffers.Room` is all it holds.
     """
 
@@ -106,22 +107,25 @@ class SealedBody:
 
     async def __aiter__(self) -> AsyncIterator[memoryview]:
         """The bytes from their start."""
-        for step in self._checked():
+        for step in self._checked(held=2):
             if isinstance(step, _Read):
                 await self._source.read_into(step.into, step.offset)
             else:
                 yield step
 
-    def pieces(self) -> Iterator[memoryview]:
+    def pieces(self, waiting: Waiting) -> Iterator[memoryview]:
         """See :class:`destinations.base.Blocking`."""
-        for step in self._checked():
+        for step in self._checked(held=1):
             if isinstance(step, _Read):
-                self._source.read_into_blocking(step.into, step.offset)
+                self._source.read_into_blocking(step.into, step.offset, waiting)
             else:
                 yield step
 
-    def _checked(self) -> Iterator[_Read | memoryview]:
-        """The bytes as they are made, and what is counted on the way."""
+    def _checked(self, held: int) -> Iterator[_Read | memoryview]:
+        """The bytes as they are made, and what is counted on the way.
+
+        ``held`` views are valid at once, 1 or 2: the fewer, the more stays in the CPU's cache.
+        """
         md5 = hashlib.md5(usedforsecurity=False) if self._wants_md5 else None
         plaintext = hasher(self._digest_name) if self._digest_name else None
         crc = size = 0
@@ -131,7 +135,7 @@ class SealedBody:
             self._md5 = md5.digest() if md5 else None
             self._digest = plaintext.hexdigest() if plaintext else ""
 
-        for step in self._sealed(plaintext):
+        for step in self._sealed(plaintext, held):
             if isinstance(step, _Read):
                 yield step
                 continue
@@ -147,16 +151,17 @@ class SealedBody:
             raise AssertionError(f"sealed to {size} bytes instead of {self.size}")
         note()
 
-    def _sealed(self, plaintext_hasher: Hasher | None) -> Iterator[_Read | memoryview]:
+    def _sealed(self, plaintext_hasher: Hasher | None, held: int) -> Iterator[_Read | memoryview]:
         layout = by_format(self._seal.format)
         sealer = layout.sealer(self._seal.key, self._seal.size)
         if self._span.offset == 0 and self._seal.header:
             yield memoryview(self._seal.header)
         room = self._buffers.take(self._span.length)
-        inputs = (room.plain,) if layout.seals else room.outs
+        outs = room.outs(held)
+        inputs = (room.plain,) if layout.seals else outs
         offset, end, turn = self._span.offset, self._span.offset + self._span.length, 0
         while True:
-            out = room.outs[turn % 2]
+            out = outs[turn % held]
             plaintext = inputs[turn % len(inputs)][: min(CHUNK, end - offset)]
             yield _Read(plaintext, offset)
             if plaintext_hasher is not None:

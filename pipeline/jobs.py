@@ -16,7 +16,7 @@ from pipeline.delivery import SealedBody
 from pipeline.destinations.base import Content, Destination, Learning, Sweeping
 from pipeline.digests import hasher
 from pipeline.errors import SourceChangedError, VerificationError
-from pipeline.parts import CHUNK, whole
+from pipeline.parts import READ, whole
 from pipeline.readback import SealedContent
 from pipeline.source import Source
 
@@ -140,10 +140,10 @@ async def compare(job: m.Compare, source: Source) -> m.Compared:
 
     def run() -> bool:
         found = hasher("blake3")
-        buffer = memoryview(bytearray(min(CHUNK, job.span.length)))
+        buffer = memoryview(bytearray(min(READ, job.span.length)))
         end = job.span.offset + job.span.length
-        for offset in range(job.span.offset, end, CHUNK):
-            piece = buffer[: min(CHUNK, end - offset)]
+        for offset in range(job.span.offset, end, READ):
+            piece = buffer[: min(READ, end - offset)]
             source.read_into_blocking(piece, offset)
             found.update(piece)
         return found.hexdigest() == job.plaintext
@@ -161,11 +161,11 @@ async def plaintext_digest(source: Source, name: m.DigestName, size: int) -> str
     def run() -> str:
         source.check_size(size)
         found = hasher(name)
-        buffer = memoryview(bytearray(min(CHUNK, size)))
-        for offset in range(0, size, CHUNK):
+        buffer = memoryview(bytearray(min(READ, size)))
+        for offset in range(0, size, READ):
             if stop.is_set():
                 break
-            piece = buffer[: min(CHUNK, size - offset)]
+            piece = buffer[: min(READ, size - offset)]
             source.read_into_blocking(piece, offset)
             found.update(piece)
         source.check_size(size)

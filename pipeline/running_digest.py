@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pipeline.digests import hasher
 from pipeline.messages import DigestName
-from pipeline.parts import CHUNK
+from pipeline.parts import READ
 from pipeline.source import Source
 
 
@@ -25,9 +25,9 @@ class RunningDigest:
 
         Raises SourceChangedError where the file ends too soon.
         """
-        buffer = memoryview(bytearray(CHUNK))
+        buffer = memoryview(bytearray(READ))
         while self.offset < end:
-            piece = buffer[: min(CHUNK, end - self.offset)]
+            piece = buffer[: min(READ, end - self.offset)]
             source.read_into_blocking(piece, self.offset)
             self._found.update(piece)
             self.offset += len(piece)

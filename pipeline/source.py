@@ -16,6 +16,7 @@ import msgspec
 
 from pipeline.blocking import in_thread
 from pipeline.errors import SourceChangedError, SourceUnavailableError
+from pipeline.turns import Waiting
 
 MIB: Final = 1024 * 1024
 AHEAD: Final = 8 * MIB
@@ -94,12 +95,15 @@ class Source:
         except OSError as error:
             raise _unreadable(error) from error
 
-    def read_into_blocking(self, out: memoryview, offset: int) -> None:
-        """Likewise, for a thread that may wait."""
+    def read_into_blocking(
+        self, out: memoryview, offset: int, waiting: Waiting = contextlib.nullcontext
+    ) -> None:
+        """Likewise, for a thread that may wait; where it has to, it does so within ``waiting``."""
         try:
             done = self._read_cached(out, offset)
             if done < len(out):
-                self._read_waiting(out, offset, done)
+                with waiting():
+                    self._read_waiting(out, offset, done)
         except OSError as error:
             raise _unreadable(error) from error
 

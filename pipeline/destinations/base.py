@@ -8,6 +8,7 @@ from typing import Protocol, runtime_checkable
 import msgspec
 
 from pipeline.messages import Begun, HeldPart, StoredObject, StoredPart, Target, Traits
+from pipeline.turns import Waiting
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,7 +44,7 @@ class Body(Protocol):
         """Make all bytes once and send none, so that their sums are known before."""
 
     def __aiter__(self) -> AsyncIterator[memoryview]:
-        """The bytes, about 512 KiB at a time.
+        """The bytes, about 1 MiB at a time.
 
         A view is valid until two further ones were taken; who keeps bytes longer copies them.
         """
@@ -53,8 +54,16 @@ class Body(Protocol):
 class Blocking(Protocol):
     """A body that a thread may make, too."""
 
-    def pieces(self) -> Iterator[memoryview]:
-        """The bytes that the iteration gives, for a thread that may wait for the disk."""
+    @property
+    def size(self) -> int:
+        """Bytes that there will be."""
+
+    def pieces(self, waiting: Waiting) -> Iterator[memoryview]:
+        """The bytes that the iteration gives, for a thread.
+
+        Where it waits for the disk, it does so within ``waiting``. A view is valid until the next
+        one is taken.
+        """
 
 
 class Reading(Protocol):

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import socket
 import threading
-from collections.abc import Iterator
-from concurrent.futures import Executor
+from concurrent.futures import ThreadPoolExecutor
 
 from aiohttp import Payload
 from aiohttp.abc import AbstractStreamWriter
@@ -20,6 +20,35 @@ from aiohttp.abc import AbstractStreamWriter
 from pipeline.blocking import in_executor
 from pipeline.destinations.base import Blocking, Body
 from pipeline.errors import DropoffError
+from pipeline.turns import Turn
+
+
+class Senders:
+    """Threads that send bodies, of which one at a time works.
+
+    Args:
+        count: Of threads. Most of them wait for their server.
+        silence: Seconds without room for a byte that are too many.
+    """
+
+    def __init__(self, count: int, silence: float) -> None:
+        self._threads = ThreadPoolExecutor(count, thread_name_prefix="send")
+        self._turn = Turn()
+        self._silence = round(silence * 1000)
+
+    async def send(self, connection: socket.socket, body: Blocking) -> bytes:
+        """Send all but the last byte, and give that.
+
+        It is the loop's to send: an answer that the loop had before it knew that all is sent would
+        be one to a request that isn't over, and the connection would be closed.
+        """
+        connection.settimeout(0)  # as the transport's is, which it shares
+        sending = _Sending(connection, body, self._turn)
+        return await in_executor(self._threads, lambda: sending.run(self._silence), sending.stop)
+
+    def close(self) -> None:
+        """Start no more. Those that send end with their requests, which are over before."""
+        self._threads.shutdown(wait=False)
 
 
 class Feed(Payload):
@@ -27,15 +56,13 @@ class Feed(Payload):
 
     Args:
         body: Read afresh, once.
-        threads: Where bodies are sent from that a thread can make.
-        silence: Seconds without room for a byte that are too many.
+        senders: Who send bodies that a thread can make.
     """
 
-    def __init__(self, body: Body, threads: Executor, silence: float) -> None:
+    def __init__(self, body: Body, senders: Senders) -> None:
         super().__init__(body)
         self._body = body
-        self._threads = threads
-        self._silence = silence
+        self._senders = senders
         self.error: DropoffError | None = None
 
     @property
@@ -55,7 +82,7 @@ class Feed(Payload):
             # Of an empty body the head is all, and may be answered already.
             if self.size and isinstance(self._body, Blocking) and (bare := _bare(writer)):
                 with bare:
-                    last = await self._send(bare, self._body.pieces())
+                    last = await self._senders.send(bare, self._body)
                 await writer.write(last)
             else:
                 async for view in self._body:
@@ -64,34 +91,47 @@ class Feed(Payload):
             self.error = error
             raise
 
-    async def _send(self, connection: socket.socket, pieces: Iterator[memoryview]) -> bytes:
-        """Send all but the last byte, and give that.
 
-        It is the loop's to send: an answer that the loop had before it knew that all is sent would
-        be one to a request that isn't over, and the connection would be closed.
-        """
-        connection.settimeout(self._silence)
-        ended = threading.Event()
+class _Sending:
+    """One body on its way through a socket, by a thread."""
 
-        def send() -> bytes:
-            due, last = self._body.size - 1, b""
-            for piece in pieces:
+    def __init__(self, connection: socket.socket, body: Blocking, turn: Turn) -> None:
+        self._connection = connection
+        self._body = body
+        self._turn = turn
+        self._room = select.poll()
+        self._room.register(connection, select.POLLOUT)
+        self._ended = threading.Event()
+
+    def run(self, silence: int) -> bytes:
+        """Send all but the last byte, and give that. Waits ``silence`` milliseconds for room."""
+        due, last = self._body.size - 1, b""
+        with self._turn:
+            for piece in self._body.pieces(self._turn.waiting):
                 left = piece[:due]
                 due -= len(left)
                 last = bytes(piece[len(left) :])
-                while left and not ended.is_set():
-                    left = left[connection.send(left) :]
-                if ended.is_set():
+                while left and not self._ended.is_set():
+                    left = left[self._push(left, silence) :]
+                if self._ended.is_set():
                     break
-            return last
+        return last
 
-        def stop() -> None:
-            ended.set()
-            # It may be waiting for room.
-            with contextlib.suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
+    def stop(self) -> None:
+        """Have :meth:`run` end soon."""
+        self._ended.set()
+        # It may be waiting for room.
+        with contextlib.suppress(OSError):
+            self._connection.shutdown(socket.SHUT_RDWR)
 
-        return await in_executor(self._threads, send, stop)
+    def _push(self, left: memoryview, silence: int) -> int:
+        try:
+            return self._connection.send(left)
+        except BlockingIOError:
+            with self._turn.waiting():
+                if not self._room.poll(silence):
+                    raise TimeoutError(f"no room for a byte in {silence / 1000:.0f} s") from None
+            return 0
 
 
 def _bare(writer: AbstractStreamWriter) -> socket.socket | None:

@@ -11,7 +11,6 @@ import base64
 import contextlib
 import hashlib
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, NamedTuple, TypeVar
 
 import aiohttp
@@ -22,7 +21,7 @@ from yarl import URL
 
 from pipeline.destinations import crc, s3_errors, s3_options
 from pipeline.destinations.base import Body
-from pipeline.destinations.feed import Feed
+from pipeline.destinations.feed import Feed, Senders
 from pipeline.destinations.retry import steadily
 from pipeline.destinations.s3_connection import (
     CONNECTIONS,
@@ -87,7 +86,7 @@ class S3Client:
         self._connections = Connections(spec)
         self._customer = s3_options.of_customer(spec)
         self._proxies: dict[str, str | None] = {}
-        self._threads = ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="send")
+        self._senders = Senders(CONNECTIONS, SILENCE_TIMEOUT)
 
     async def call(self, operation: str, **parameters: object) -> dict[str, Any]:
         """Call an operation of botocore's client by its method's name."""
@@ -152,7 +151,7 @@ class S3Client:
     async def aclose(self) -> None:
         """Close all connections."""
         await self._connections.aclose()
-        self._threads.shutdown(wait=False)  # who sends is over before its request is
+        self._senders.close()
 
     async def _read(
         self, key: str, etag: str, done: int, size: int, stop: int | None
@@ -233,7 +232,7 @@ class S3Client:
             return told(answer.headers)
 
     async def _send(self, signed: Signed, body: Body) -> Sent:
-        feed = Feed(body, self._threads, SILENCE_TIMEOUT)
+        feed = Feed(body, self._senders)
         headers = {"Content-Length": str(body.size), "Content-Type": "application/octet-stream"}
         try:
             async with self._http.put(

@@ -16,10 +16,7 @@ SEGMENT: Final = 65536
 """Plaintext bytes of each segment but the last."""
 
 BATCH: Final = 8
-"""Segments that are opened, and should be sealed, at a time: 512 KiB of plaintext.
-
-The three buffers that this takes find room in a core's own cache together; twice as much doesn't.
-"""
+"""Segments that are opened at a time: 512 KiB of plaintext."""
 
 MAX_RECIPIENTS: Final = 1024
 """More recipients than this are refused: a header is no mailing list."""

@@ -6,16 +6,17 @@ import asyncio
 import os
 import ssl
 import threading
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import aiohttp
 import pytest
 
-from pipeline.destinations.feed import Feed
+from pipeline.destinations.feed import Feed, Senders
 from pipeline.errors import SourceChangedError
+from pipeline.turns import Waiting
 from tests.peers import certificates
 from tests.peers.deliveries import BytesBody
 
@@ -35,7 +36,8 @@ class ThreadBody(BytesBody):
         self._ends_after = ends_after
         self.threads: set[str] = set()
 
-    def pieces(self) -> Iterator[memoryview]:
+    def pieces(self, waiting: Waiting) -> Iterator[memoryview]:
+        del waiting
         for start in range(0, self.size, MIB):
             self.threads.add(threading.current_thread().name)
             if start >= self._ends_after:
@@ -43,10 +45,41 @@ class ThreadBody(BytesBody):
             yield memoryview(DATA)[start : min(start + MIB, self.size)]
 
 
+class WaitingBody(ThreadBody):
+    """One whose second piece isn't in memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reads, self.was_read = threading.Event(), threading.Event()
+
+    def pieces(self, waiting: Waiting) -> Iterator[memoryview]:
+        for number, piece in enumerate(super().pieces(waiting)):
+            if number == 1:
+                with waiting():
+                    self.reads.set()
+                    self.was_read.wait(10)
+            yield piece
+
+
+class OverlappingBody(ThreadBody):
+    """One that knows how many others were made at the same moment."""
+
+    now = most = 0
+
+    def pieces(self, waiting: Waiting) -> Iterator[memoryview]:
+        for piece in super().pieces(waiting):
+            OverlappingBody.now += 1
+            OverlappingBody.most = max(OverlappingBody.most, OverlappingBody.now)
+            time.sleep(0.005)
+            OverlappingBody.now -= 1
+            yield piece
+
+
 @pytest.fixture
-def threads() -> Iterator[ThreadPoolExecutor]:
-    with ThreadPoolExecutor(2, thread_name_prefix="send") as made:
-        yield made
+def senders() -> Iterator[Senders]:
+    made = Senders(2, SILENCE)
+    yield made
+    made.close()
 
 
 async def head_of(reader: asyncio.StreamReader) -> int:
@@ -124,22 +157,20 @@ async def put(session: aiohttp.ClientSession, url: str, feed: Feed) -> int:
 
 
 async def test_bodies_arrive_whole_over_one_connection_from_a_thread(
-    threads: ThreadPoolExecutor,
+    senders: Senders,
 ) -> None:
     bodies = [ThreadBody(), ThreadBody(b"", 0), *(ThreadBody(DATA[:size]) for size in SIZES)]
     server = Taking()
     async with answering(server) as url, aiohttp.ClientSession() as session:
         for body in bodies:
-            assert await put(session, url, Feed(body, threads, SILENCE)) == 200
+            assert await put(session, url, Feed(body, senders)) == 200
     assert server.bodies == [DATA, b"", *(DATA[:size] for size in SIZES)]
     assert server.connections == 1
     assert all(name.startswith("send") for body in bodies for name in body.threads)
     assert bodies[0].threads
 
 
-async def test_a_body_through_tls_goes_by_the_loop(
-    threads: ThreadPoolExecutor, tmp_path: Path
-) -> None:
+async def test_a_body_through_tls_goes_by_the_loop(senders: Senders, tmp_path: Path) -> None:
     certificate, key = certificates.self_signed(tmp_path)
     theirs = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     theirs.load_cert_chain(certificate, key)
@@ -150,56 +181,99 @@ async def test_a_body_through_tls_goes_by_the_loop(
         answering(server, theirs) as url,
         aiohttp.ClientSession(connector=connector) as session,
     ):
-        assert await put(session, url, Feed(body, threads, SILENCE)) == 200
+        assert await put(session, url, Feed(body, senders)) == 200
     assert server.bodies == [DATA]
     assert body.threads == set()
 
 
 async def test_a_body_that_no_thread_can_make_goes_by_the_loop(
-    threads: ThreadPoolExecutor,
+    senders: Senders,
 ) -> None:
     server = Taking()
     async with answering(server) as url, aiohttp.ClientSession() as session:
-        assert await put(session, url, Feed(BytesBody(DATA), threads, SILENCE)) == 200
+        assert await put(session, url, Feed(BytesBody(DATA), senders)) == 200
     assert server.bodies == [DATA]
 
 
-async def test_a_server_that_takes_nothing_is_given_up(threads: ThreadPoolExecutor) -> None:
+async def test_a_server_that_takes_nothing_is_given_up(senders: Senders) -> None:
     async with answering(stalling) as url, aiohttp.ClientSession() as session:
         async with asyncio.timeout(SILENCE + 5):
             with pytest.raises(TimeoutError):
-                await put(session, url, Feed(ThreadBody(), threads, SILENCE))
+                await put(session, url, Feed(ThreadBody(), senders))
 
 
-async def test_a_cancelled_request_ends_its_thread_at_once(threads: ThreadPoolExecutor) -> None:
-    async with answering(stalling) as url, aiohttp.ClientSession() as session:
+async def test_a_cancelled_request_ends_its_thread_at_once() -> None:
+    only_one = Senders(1, 600.0)
+    server = Taking()
+    async with (
+        answering(stalling) as stalls,
+        answering(server) as url,
+        aiohttp.ClientSession() as session,
+    ):
         body = ThreadBody()
-        request = asyncio.create_task(put(session, url, Feed(body, threads, 600.0)))
+        request = asyncio.create_task(put(session, stalls, Feed(body, only_one)))
         while not body.threads:  # noqa: ASYNC110  # has no event
             await asyncio.sleep(0.01)
         request.cancel()
         async with asyncio.timeout(5):
             with pytest.raises(asyncio.CancelledError):
                 await request
-            # Both threads are free, as each takes one of these.
-            both = threading.Barrier(2)
-            loop = asyncio.get_running_loop()
-            await asyncio.gather(*(loop.run_in_executor(threads, both.wait) for _ in range(2)))
+            assert await put(session, url, Feed(ThreadBody(), only_one)) == 200
+    only_one.close()
 
 
-async def test_an_answer_before_the_body_s_end_is_heard(threads: ThreadPoolExecutor) -> None:
+async def test_who_waits_for_a_server_holds_up_no_other(senders: Senders) -> None:
+    server, stalled = Taking(), ThreadBody()
+    async with (
+        answering(stalling) as stalls,
+        answering(server) as url,
+        aiohttp.ClientSession() as session,
+    ):
+        waits = asyncio.create_task(put(session, stalls, Feed(stalled, senders)))
+        while not stalled.threads:  # noqa: ASYNC110  # has no event
+            await asyncio.sleep(0.01)
+        async with asyncio.timeout(SILENCE / 2):
+            assert await put(session, url, Feed(ThreadBody(), senders)) == 200
+        assert not waits.done()
+        with pytest.raises(TimeoutError):
+            await waits
+
+
+async def test_who_waits_for_a_disk_holds_up_no_other(senders: Senders) -> None:
+    server, waits = Taking(), WaitingBody()
+    async with answering(server) as url, aiohttp.ClientSession() as session:
+        request = asyncio.create_task(put(session, url, Feed(waits, senders)))
+        async with asyncio.timeout(5):
+            await asyncio.to_thread(waits.reads.wait)
+            assert await put(session, url, Feed(ThreadBody(), senders)) == 200
+            assert not request.done()
+            waits.was_read.set()
+            assert await request == 200
+    assert server.bodies == [DATA, DATA]
+
+
+async def test_of_bodies_that_go_out_at_once_one_at_a_time_is_made(senders: Senders) -> None:
+    server = Taking()
+    bodies = [OverlappingBody() for _ in range(4)]
+    async with answering(server) as url, aiohttp.ClientSession() as session:
+        await asyncio.gather(*(put(session, url, Feed(body, senders)) for body in bodies))
+    assert server.bodies == [DATA] * 4
+    assert OverlappingBody.most == 1
+
+
+async def test_an_answer_before_the_body_s_end_is_heard(senders: Senders) -> None:
     async with answering(refusing) as url, aiohttp.ClientSession() as session:
-        assert await put(session, url, Feed(ThreadBody(), threads, SILENCE)) == 403
+        assert await put(session, url, Feed(ThreadBody(), senders)) == 403
 
 
 async def test_a_body_that_breaks_off_says_why_and_its_connection_is_used_no_more(
-    threads: ThreadPoolExecutor,
+    senders: Senders,
 ) -> None:
     server = Taking()
     async with answering(server) as url, aiohttp.ClientSession() as session:
-        feed = Feed(ThreadBody(ends_after=2 * MIB), threads, SILENCE)
+        feed = Feed(ThreadBody(ends_after=2 * MIB), senders)
         with pytest.raises(aiohttp.ClientError):
             await put(session, url, feed)
         assert isinstance(feed.error, SourceChangedError)
-        assert await put(session, url, Feed(ThreadBody(), threads, SILENCE)) == 200
+        assert await put(session, url, Feed(ThreadBody(), senders)) == 200
     assert server.bodies == [DATA]
