@@ -4,6 +4,7 @@ Measured with one worker and 1 to 8 parts of 16 MiB on their way to a server tha
 further part added 4.0 to 4.5 chunks to the process, and its connection had 2.9 to 3.2 MiB waiting
 in the kernel, with Linux's own limits (``tcp_wmem``). That is what a body holds: three buffers of a
 chunk, for the plaintext and for two sealed ones in turn, and one more that the transport copied.
+One that a thread sends, straight to a bare socket, holds two.
 Small uploads go to S3 in one piece, which is put together from its chunks and so is held twice.
 """
 
