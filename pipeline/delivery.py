@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from typing import NamedTuple
@@ -107,7 +108,7 @@ class SealedBody:
 
     async def __aiter__(self) -> AsyncIterator[memoryview]:
         """The bytes from their start."""
-        for step in self._checked(held=2):
+        for step in self._checked(2):
             if isinstance(step, _Read):
                 await self._source.read_into(step.into, step.offset)
             else:
@@ -115,13 +116,15 @@ class SealedBody:
 
     def pieces(self, waiting: Waiting) -> Iterator[memoryview]:
         """See :class:`destinations.base.Blocking`."""
-        for step in self._checked(held=1):
+        for step in self._checked(1, waiting):
             if isinstance(step, _Read):
                 self._source.read_into_blocking(step.into, step.offset, waiting)
             else:
                 yield step
 
-    def _checked(self, held: int) -> Iterator[_Read | memoryview]:
+    def _checked(
+        self, held: int, waiting: Waiting = contextlib.nullcontext
+    ) -> Iterator[_Read | memoryview]:
         """The bytes as they are made, and what is counted on the way.
 
         ``held`` views are valid at once, 1 or 2: the fewer, the more stays in the CPU's cache.
@@ -144,7 +147,8 @@ class SealedBody:
             if md5 is not None:
                 md5.update(step)
             if size == self.size:
-                self._at_end()
+                with waiting():  # it asks the disk
+                    self._at_end()
                 note()  # before the last bytes leave: who sends them may never ask for more
             yield step
         if size != self.size:

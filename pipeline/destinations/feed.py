@@ -1,6 +1,6 @@
 """A body on its way into a request of aiohttp's.
 
-An event loop that is woken for each half mebibyte costs a sixth of what sealing and sending do. So
+An event loop that is woken for each piece of it costs a sixth of what sealing and sending do. So
 where nothing stands between us and the socket, a thread reads, seals and sends, and the loop waits
 for its end. Through TLS, or in turns, a body goes out piece by piece as aiohttp has it.
 """

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -159,6 +160,30 @@ async def test_a_file_cut_short_ends_the_body_with_an_error(tmp_path: Path) -> N
         pytest.raises(SourceChangedError),
     ):
         list(SealedBody(source, seal, whole(seal)).pieces(nullcontext))
+
+
+def test_a_thread_says_when_it_waits_for_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "data").write_bytes(bytes(MIB))
+    seal = seal_of("crypt4gh", MIB)
+    waits: list[str] = []
+    done: list[str] = []
+
+    @contextmanager
+    def waiting() -> Iterator[None]:
+        waits.append("waits")
+        yield
+        done.extend(waits)
+        waits.clear()
+
+    # As where nothing of the file is in the page cache.
+    monkeypatch.setattr(Source, "_read_cached", lambda _self, _out, _offset: 0)
+    with Source(os.open(tmp_path / "data", os.O_RDONLY)) as source:
+        body = SealedBody(source, seal, whole(seal), at_end=lambda: waits.append("looks"))
+        for _ in body.pieces(waiting):
+            assert not waits
+    assert done == ["waits", "waits", "looks"]
 
 
 async def test_room_that_was_given_back_is_used_again_and_no_other(tmp_path: Path) -> None:
