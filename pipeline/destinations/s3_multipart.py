@@ -104,9 +104,7 @@ class Multipart:
         parameters: dict[str, Any] = {
             "Key": target.name,
             "UploadId": upload,
-            "MultipartUpload": {
-                "Parts": [{"PartNumber": part.number, "ETag": f'"{part.etag}"'} for part in parts]
-            },
+            "MultipartUpload": {"Parts": [_named(part, proof) for part in parts]},
         }
         if proof.startswith("crc64nvme"):
             parameters |= {
@@ -206,6 +204,16 @@ class Multipart:
         finally:
             await self.abort(target, upload)
         return False
+
+
+def _named(part: StoredPart, proof: Proof) -> dict[str, object]:
+    """A part, as Complete names it.
+
+    MinIO, which wants checksums sent along, wants them here once more: without them it says
+    ``InvalidPart``.
+    """
+    sums = {"ChecksumCRC64NVME": crc.text(part.crc64nvme)} if proof == "crc64nvme-sent" else {}
+    return {"PartNumber": part.number, "ETag": f'"{part.etag}"', **sums}
 
 
 class _Probe:

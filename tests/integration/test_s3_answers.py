@@ -200,6 +200,17 @@ async def test_a_store_that_wants_checksums_sent_along_gets_them(
     assert store.traits == Traits(counts=True, insists=True)
 
 
+async def test_a_store_that_wants_checksums_sent_along_is_told_them_again_at_the_end(
+    between: Between, store: S3Destination, target: Target
+) -> None:
+    between.answer(without_sum, 400, ERROR.format("InvalidRequest"), times=100)
+    stored = await deliver(store, target)
+    parts = between.posted[-1]
+    assert parts.count(b"<Part>") == len(PIECES)
+    assert parts.count(b"<ChecksumCRC64NVME>") == len(PIECES)
+    assert list(stored.checksum) == ["crc64nvme"]
+
+
 async def test_a_store_that_only_wants_md5_sent_along_gets_that(
     between: Between, store: S3Destination, target: Target, weed: Weed
 ) -> None:

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 from pipeline.messages import DestinationSpec
 from tests.peers.ceph import Ceph
+from tests.peers.minio import Minio
 from tests.peers.rclone_s3 import RcloneS3
 from tests.peers.remote_stores import running
 from tests.peers.seaweedfs import Weed, s3_client
@@ -119,11 +120,18 @@ async def ceph(directory: Path) -> AsyncIterator[Place]:
 
 
 @contextlib.asynccontextmanager
+async def minio(directory: Path) -> AsyncIterator[Place]:
+    with Minio(directory) as server:
+        server.make_bucket(BUCKET)
+        yield _bucket("minio", server)
+
+
+@contextlib.asynccontextmanager
 async def folder(directory: Path) -> AsyncIterator[Place]:
     yield Folder(DestinationSpec(name="folder", type="directory", directory=str(directory)))
 
 
-def _bucket(name: str, server: Weed | RcloneS3 | Ceph) -> Bucket:
+def _bucket(name: str, server: Weed | RcloneS3 | Ceph | Minio) -> Bucket:
     return Bucket(
         DestinationSpec(
             name=name,
@@ -153,5 +161,5 @@ PLACES: dict[str, Opens] = {
 }
 """By name, what starts one in a directory of its own."""
 
-OPTIONAL: dict[str, Opens] = {"Ceph": ceph}
+OPTIONAL: dict[str, Opens] = {"Ceph": ceph, "MinIO": minio}
 """Likewise, of what no suite starts: each has a mark of its name."""

@@ -62,6 +62,8 @@ class Between:
         self._runner = web.ServerRunner(web.Server(self._handle))
         self.spoiled = 0
         self.seen: list[Seen] = []
+        self.posted: list[bytes] = []
+        """Bodies of POSTs: that of a Complete names the parts."""
         self.url = ""
 
     async def __aenter__(self) -> Self:
@@ -111,6 +113,8 @@ class Between:
         )
         spoil = next((spoil for spoil in self._spoils if spoil.meets(request)), None)
         body = await request.content.read()
+        if request.method == "POST":
+            self.posted.append(body)
         if spoil is not None:
             self._spoils.remove(spoil)
             self.spoiled += 1
