@@ -10,7 +10,7 @@ import base64
 import hashlib
 import os
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,9 @@ from daemon.workers import WorkerPool
 from pipeline.destinations.probe import PREFIX, probed
 from pipeline.destinations.reading import opened
 from pipeline.errors import DestinationRefusedError
-from pipeline.messages import DestinationSpec, StoredObject, Traits
+from pipeline.messages import DestinationSpec, Traits
 from tests.peers.ceph import KMS_KEY, STORAGE_CLASS, Ceph
-from tests.peers.deliveries import MIB, Drop, decrypted, file_of
+from tests.peers.deliveries import MIB, Drop, Way, decrypted, file_of, in_parts, whole
 
 pytestmark = [pytest.mark.ceph, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(400)]
 
@@ -78,15 +78,6 @@ def drop(pool: WorkerPool, spec: DestinationSpec, tmp_path: Path) -> Iterator[Dr
         yield Drop(pool, spec, fd, upload=upload, name=f"study/{upload}/a name+ü?.bin")
 
 
-async def in_parts(drop: Drop) -> StoredObject:
-    return await drop.deliver()
-
-
-async def whole(drop: Drop) -> StoredObject:
-    return (await drop.deliver_whole()).stored
-
-
-Way = Callable[[Drop], Awaitable[StoredObject]]
 WAYS = pytest.mark.parametrize("way", [in_parts, whole])
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,8 @@ import pytest_asyncio
 from daemon.workers import WorkerPool
 from pipeline.destinations.probe import PREFIX, probed
 from pipeline.errors import DestinationRefusedError
-from pipeline.messages import DestinationSpec, StoredObject, Traits
-from tests.peers.deliveries import MIB, Drop, decrypted, file_of
+from pipeline.messages import DestinationSpec, Traits
+from tests.peers.deliveries import MIB, Drop, Way, decrypted, file_of, in_parts, whole
 from tests.peers.minio import KMS_KEY, Minio
 
 pytestmark = [
@@ -65,15 +65,6 @@ def drop(pool: WorkerPool, spec: DestinationSpec, tmp_path: Path) -> Iterator[Dr
         yield Drop(pool, spec, fd, upload=upload, name=f"study/{upload}/a name+ü.bin")
 
 
-async def in_parts(drop: Drop) -> StoredObject:
-    return await drop.deliver()
-
-
-async def whole(drop: Drop) -> StoredObject:
-    return (await drop.deliver_whole()).stored
-
-
-Way = Callable[[Drop], Awaitable[StoredObject]]
 WAYS = pytest.mark.parametrize("way", [in_parts, whole])
 
 

@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import io
 import os
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -197,3 +197,16 @@ def decrypted(sealed: bytes) -> bytes:
     out = io.BytesIO()
     crypt4gh.lib.decrypt([(0, SECRET_KEY, None)], io.BytesIO(sealed), out)
     return out.getvalue()
+
+
+async def in_parts(drop: Drop) -> StoredObject:
+    """One way of delivering: in parts, put together at the end."""
+    return await drop.deliver()
+
+
+async def whole(drop: Drop) -> StoredObject:
+    """Another: in one request."""
+    return (await drop.deliver_whole()).stored
+
+
+Way = Callable[[Drop], Awaitable[StoredObject]]

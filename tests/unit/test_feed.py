@@ -35,11 +35,13 @@ class ThreadBody(BytesBody):
         super().__init__(data)
         self._ends_after = ends_after
         self.threads: set[str] = set()
+        self.began = threading.Event()
 
     def pieces(self, waiting: Waiting) -> Iterator[memoryview]:
         del waiting
         for start in range(0, self.size, MIB):
             self.threads.add(threading.current_thread().name)
+            self.began.set()
             if start >= self._ends_after:
                 raise SourceChangedError("it ends here")
             yield memoryview(DATA)[start : min(start + MIB, self.size)]
@@ -212,8 +214,7 @@ async def test_a_cancelled_request_ends_its_thread_at_once() -> None:
     ):
         body = ThreadBody()
         request = asyncio.create_task(put(session, stalls, Feed(body, only_one)))
-        while not body.threads:  # noqa: ASYNC110  # has no event
-            await asyncio.sleep(0.01)
+        await asyncio.to_thread(body.began.wait)
         request.cancel()
         async with asyncio.timeout(5):
             with pytest.raises(asyncio.CancelledError):
@@ -222,7 +223,9 @@ async def test_a_cancelled_request_ends_its_thread_at_once() -> None:
     only_one.close()
 
 
-async def test_who_waits_for_a_server_holds_up_no_other(senders: Senders) -> None:
+async def test_who_waits_for_a_server_holds_up_no_other() -> None:
+    patient = 4 * SILENCE
+    senders = Senders(2, patient)
     server, stalled = Taking(), ThreadBody()
     async with (
         answering(stalling) as stalls,
@@ -230,13 +233,13 @@ async def test_who_waits_for_a_server_holds_up_no_other(senders: Senders) -> Non
         aiohttp.ClientSession() as session,
     ):
         waits = asyncio.create_task(put(session, stalls, Feed(stalled, senders)))
-        while not stalled.threads:  # noqa: ASYNC110  # has no event
-            await asyncio.sleep(0.01)
-        async with asyncio.timeout(SILENCE / 2):
+        await asyncio.to_thread(stalled.began.wait)
+        async with asyncio.timeout(patient / 2):
             assert await put(session, url, Feed(ThreadBody(), senders)) == 200
         assert not waits.done()
         with pytest.raises(TimeoutError):
             await waits
+    senders.close()
 
 
 async def test_who_waits_for_a_disk_holds_up_no_other(senders: Senders) -> None:
