@@ -78,10 +78,16 @@ def made(shape: Shape, place: Path | None = None) -> Iterator[Load]:
         yield Load(shape, files)
 
 
-def _roomy(shape: Shape) -> Path:
+def memory() -> Path | None:
+    """A directory whose files lie in memory, where the system has one."""
     memory = Path("/dev/shm")  # noqa: S108  # what is made in it has a name of its own
-    roomy = memory.is_dir() and shutil.disk_usage(memory).free > 2.5 * shape.total
-    return memory if roomy else Path(tempfile.gettempdir())
+    return memory if memory.is_dir() else None
+
+
+def _roomy(shape: Shape) -> Path:
+    found = memory()
+    roomy = found is not None and shutil.disk_usage(found).free > 2.5 * shape.total
+    return found if found and roomy else Path(tempfile.gettempdir())
 
 
 def _fill(path: Path, size: int) -> None:
