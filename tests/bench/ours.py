@@ -174,6 +174,13 @@ WAYS = [
         sends=False,
         objects=none,
     ),
+    Way(
+        "digest-blake3",
+        "BLAKE3 alone, 1 process: likewise",
+        digest_bound("blake3"),
+        sends=False,
+        objects=none,
+    ),
     Way("pool", "dropoffd's workers, no digest", pool("none"), suits=_large),
     Way("pool-blake3", "dropoffd's workers, BLAKE3", pool("blake3")),
     Way("pool-sha256", "dropoffd's workers, SHA-256", pool("sha256")),

@@ -6,9 +6,11 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 
 from daemon.journal.sqlite import SqliteJournal
 from daemon.settings import Settings
+from daemon.workers import WorkerPool
 from tests.peers.intake import PlayedBroker, Recorded, settings_in
 from tests.peers.virtual_url import STUDY_IDS, Way, way_in
 
@@ -33,6 +35,13 @@ def metrics() -> Recorded:
 async def journal(settings: Settings) -> AsyncIterator[SqliteJournal]:
     async with await SqliteJournal.open(settings.state) as opened:
         yield opened
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def pool() -> AsyncIterator[WorkerPool]:
+    """A worker of its own for each module."""
+    async with WorkerPool(1) as started:
+        yield started
 
 
 @pytest.fixture(scope="module")

@@ -53,12 +53,6 @@ with_parts = pytest.mark.parametrize(
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def pool() -> AsyncIterator[WorkerPool]:
-    async with WorkerPool(1) as started:
-        yield started
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def stores(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[dict[str, Store]]:
     async with AsyncExitStack() as stack:
         yield {

@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import os
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
-import pytest_asyncio
 
 from daemon.workers import WorkerPool
 from pipeline.destinations.probe import PREFIX, probed
@@ -25,11 +23,10 @@ from pipeline.destinations.reading import opened
 from pipeline.errors import DestinationRefusedError
 from pipeline.messages import DestinationSpec, Traits
 from tests.peers.ceph import KMS_KEY, STORAGE_CLASS, Ceph
-from tests.peers.deliveries import MIB, Drop, Way, decrypted, file_of, in_parts, whole
+from tests.peers.deliveries import DATA, Drop, Way, decrypted, dropped, in_parts, whole
+from tests.peers.places import bucket_of
 
 pytestmark = [pytest.mark.ceph, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(400)]
-
-DATA = os.urandom(11 * MIB + 3)
 
 
 @pytest.fixture(scope="module")
@@ -53,29 +50,15 @@ def ceph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ceph]:
         yield server
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def pool() -> AsyncIterator[WorkerPool]:
-    async with WorkerPool(1) as started:
-        yield started
-
-
 @pytest.fixture
 def spec(ceph: Ceph) -> DestinationSpec:
-    return DestinationSpec(
-        name="store",
-        type="s3",
-        endpoint=ceph.endpoint,
-        bucket="store",
-        access_key=ceph.access_key,
-        secret_key=ceph.secret_key,
-    )
+    return bucket_of("store", ceph).spec
 
 
 @pytest.fixture
 def drop(pool: WorkerPool, spec: DestinationSpec, tmp_path: Path) -> Iterator[Drop]:
-    upload = str(uuid.uuid4())
-    with file_of(tmp_path / "data", DATA) as fd:
-        yield Drop(pool, spec, fd, upload=upload, name=f"study/{upload}/a name+ü?.bin")
+    with dropped(pool, spec, tmp_path) as made:
+        yield made
 
 
 WAYS = pytest.mark.parametrize("way", [in_parts, whole])
@@ -112,43 +95,6 @@ async def test_a_small_upload_arrives_in_one_request(ceph: Ceph, drop: Drop) -> 
     found = (await drop.deliver_whole()).stored
     assert (found.verified, list(found.checksum)) == ("checksum", ["md5"])
     assert decrypted(stored(ceph, drop)) == DATA
-
-
-async def test_a_delivery_goes_on_with_the_parts_that_are_there(ceph: Ceph, drop: Drop) -> None:
-    reference = (await drop.begin()).reference
-    first = await drop.send(reference, drop.spans[1])
-    begun = await drop.begin(reference)
-    assert begun.held is not None
-    assert [(part.number, part.etag) for part in begun.held] == [(2, first.etag)]
-    assert await drop.prove(reference, drop.spans[1], begun.held[0]) == first
-    await drop.finish(reference, await drop.send_all(reference))
-    assert decrypted(stored(ceph, drop)) == DATA
-
-
-async def test_finishing_twice_is_finishing_once(ceph: Ceph, drop: Drop) -> None:
-    reference = (await drop.begin()).reference
-    parts = await drop.send_all(reference)
-    assert await drop.finish(reference, parts) == await drop.finish(reference, parts)
-    assert decrypted(stored(ceph, drop)) == DATA
-
-
-async def test_anothers_object_is_not_replaced_though_the_store_would(
-    ceph: Ceph, drop: Drop
-) -> None:
-    reference = (await drop.begin()).reference
-    parts = await drop.send_all(reference)
-    ceph.client().put_object(Bucket="store", Key=drop.target.name, Body=b"theirs")
-    with pytest.raises(DestinationRefusedError, match="another object"):
-        await drop.finish(reference, parts)
-    assert stored(ceph, drop) == b"theirs"
-
-
-@WAYS
-async def test_tags_arrive(way: Way, ceph: Ceph, drop: Drop) -> None:
-    drop.destination = msgspec.structs.replace(drop.destination, tags=(("a", "{upload}"),))
-    await way(drop)
-    found = ceph.client().get_object_tagging(Bucket="store", Key=drop.target.name)["TagSet"]
-    assert found == [{"Key": "a", "Value": drop.target.upload}]
 
 
 async def test_a_probe_tells_what_the_gateway_lacks(spec: DestinationSpec) -> None:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import hashlib
 import os
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 import pytest
-import pytest_asyncio
 
 from daemon.workers import WorkerPool
 from pipeline.destinations.probe import probed
@@ -29,12 +28,6 @@ SIZE = 11 * MIB + 3
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RcloneS3]:
     with RcloneS3(tmp_path_factory.mktemp("rclone")) as started:
         started.make_bucket("store")
-        yield started
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def pool() -> AsyncIterator[WorkerPool]:
-    async with WorkerPool(1) as started:
         yield started
 
 

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import io
 import os
+import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,6 +46,8 @@ from pipeline.parts import place, plan_parts, spans
 
 MIB = 1024 * 1024
 SECRET_KEY = bytes(range(32))
+DATA = os.urandom(11 * MIB + 3)
+"""Three parts of the least size."""
 
 
 class Drop:
@@ -190,6 +193,15 @@ def file_of(path: Path, data: bytes) -> Iterator[int]:
         yield fd
     finally:
         os.close(fd)
+
+
+@contextmanager
+def dropped(workers: Workers, destination: DestinationSpec, directory: Path) -> Iterator[Drop]:
+    """An upload of :data:`DATA`, under a key that no other has."""
+    upload = str(uuid.uuid4())
+    with file_of(directory / "data", DATA) as fd:
+        name = f"study/{upload}/a name+ü.bin"
+        yield Drop(workers, destination, fd, upload=upload, name=name)
 
 
 def decrypted(sealed: bytes) -> bytes:

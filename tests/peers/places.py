@@ -101,7 +101,7 @@ class Folder:
 async def seaweedfs(directory: Path) -> AsyncIterator[Place]:
     with Weed(directory) as server:
         server.make_bucket(BUCKET)
-        yield _bucket("seaweedfs", server)
+        yield bucket_of("seaweedfs", server)
 
 
 @contextlib.asynccontextmanager
@@ -109,21 +109,21 @@ async def rclone_s3(directory: Path) -> AsyncIterator[Place]:
     server = RcloneS3(directory)
     server.make_bucket(BUCKET)
     with server:
-        yield _bucket("rclone-s3", server)
+        yield bucket_of("rclone-s3", server)
 
 
 @contextlib.asynccontextmanager
 async def ceph(directory: Path) -> AsyncIterator[Place]:
     with Ceph(directory) as server:
         server.make_bucket(BUCKET)
-        yield _bucket("ceph", server)
+        yield bucket_of("ceph", server)
 
 
 @contextlib.asynccontextmanager
 async def minio(directory: Path) -> AsyncIterator[Place]:
     with Minio(directory) as server:
         server.make_bucket(BUCKET)
-        yield _bucket("minio", server)
+        yield bucket_of("minio", server)
 
 
 @contextlib.asynccontextmanager
@@ -131,7 +131,8 @@ async def folder(directory: Path) -> AsyncIterator[Place]:
     yield Folder(DestinationSpec(name="folder", type="directory", directory=str(directory)))
 
 
-def _bucket(name: str, server: Weed | RcloneS3 | Ceph | Minio) -> Bucket:
+def bucket_of(name: str, server: Weed | RcloneS3 | Ceph | Minio) -> Bucket:
+    """The one that every server here has, as a destination of that name."""
     return Bucket(
         DestinationSpec(
             name=name,
