@@ -14,10 +14,10 @@ from pipeline.blocking import in_executor, in_thread
 from pipeline.buffers import Buffers
 from pipeline.delivery import SealedBody
 from pipeline.destinations.base import Content, Destination, Learning, Sweeping
-from pipeline.digests import hasher
 from pipeline.errors import SourceChangedError, VerificationError
-from pipeline.parts import READ, whole
+from pipeline.parts import whole
 from pipeline.readback import SealedContent
+from pipeline.running_digest import RunningDigest
 from pipeline.source import Source
 
 SendingJob = m.Part | m.Prove | m.Whole
@@ -139,13 +139,8 @@ async def compare(job: m.Compare, source: Source) -> m.Compared:
     """Read a part's plaintext again, and hold it against the BLAKE3 that it had."""
 
     def run() -> bool:
-        found = hasher("blake3")
-        buffer = memoryview(bytearray(min(READ, job.span.length)))
-        end = job.span.offset + job.span.length
-        for offset in range(job.span.offset, end, READ):
-            piece = buffer[: min(READ, end - offset)]
-            source.read_into_blocking(piece, offset)
-            found.update(piece)
+        found = RunningDigest("blake3", job.span.offset)
+        found.advance(source, job.span.offset + job.span.length)
         return found.hexdigest() == job.plaintext
 
     return m.Compared(same=await in_thread(run))
@@ -160,14 +155,8 @@ async def plaintext_digest(source: Source, name: m.DigestName, size: int) -> str
 
     def run() -> str:
         source.check_size(size)
-        found = hasher(name)
-        buffer = memoryview(bytearray(min(READ, size)))
-        for offset in range(0, size, READ):
-            if stop.is_set():
-                break
-            piece = buffer[: min(READ, size - offset)]
-            source.read_into_blocking(piece, offset)
-            found.update(piece)
+        found = RunningDigest(name)
+        found.advance(source, size, stop)
         source.check_size(size)
         return found.hexdigest()
 

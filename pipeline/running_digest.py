@@ -1,6 +1,8 @@
-"""A digest that is taken while its file still grows."""
+"""A digest of a file, or of a stretch of it, that may be taken while the file still grows."""
 
 from __future__ import annotations
+
+import threading
 
 from pipeline.digests import hasher
 from pipeline.messages import DigestName
@@ -9,24 +11,24 @@ from pipeline.source import Source
 
 
 class RunningDigest:
-    """Takes a file in from its start, as far as it is there, and goes on later.
+    """Takes a file in from its start, or from ``offset`` on, as far as it is there.
 
     It lives in memory only: who loses it takes the whole file in again.
     """
 
-    def __init__(self, name: DigestName) -> None:
+    def __init__(self, name: DigestName, offset: int = 0) -> None:
         self.name = name
-        self.offset = 0
-        """Bytes taken in."""
+        self.offset = offset
+        """Byte of the file up to which it was taken in."""
         self._found = hasher(name)
 
-    def advance(self, source: Source, end: int) -> None:
-        """Take in everything before byte ``end``. Blocks.
+    def advance(self, source: Source, end: int, stop: threading.Event | None = None) -> None:
+        """Take in everything before byte ``end``, unless ``stop`` is set meanwhile. Blocks.
 
         Raises SourceChangedError where the file ends too soon.
         """
-        buffer = memoryview(bytearray(READ))
-        while self.offset < end:
+        buffer = memoryview(bytearray(min(READ, max(0, end - self.offset))))
+        while self.offset < end and not (stop and stop.is_set()):
             piece = buffer[: min(READ, end - self.offset)]
             source.read_into_blocking(piece, self.offset)
             self._found.update(piece)
