@@ -16,6 +16,7 @@ from pipeline.destinations.probe import probed
 from pipeline.errors import DestinationRefusedError
 from pipeline.messages import DestinationSpec, Traits, VerifyMode
 from tests.peers.deliveries import MIB, Drop, decrypted, file_of
+from tests.peers.places import bucket_of
 from tests.peers.rclone_s3 import RcloneS3
 from tests.peers.seaweedfs import s3_client
 
@@ -33,14 +34,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RcloneS3]:
 
 @pytest.fixture
 def spec(server: RcloneS3) -> DestinationSpec:
-    return DestinationSpec(
-        name="store",
-        type="s3",
-        endpoint=server.endpoint,
-        bucket="store",
-        access_key=server.access_key,
-        secret_key=server.secret_key,
-    )
+    return bucket_of("store", server).spec
 
 
 @pytest.fixture

@@ -27,11 +27,11 @@ from pipeline.errors import (
 )
 from pipeline.messages import DestinationSpec, EnvelopeFormat, VerifyMode
 from tests.peers.deliveries import MIB, Drop, decrypted, file_of
+from tests.peers.places import BUCKET, bucket_of
 from tests.peers.seaweedfs import Weed, free_ports
 
 pytestmark = [pytest.mark.peers, pytest.mark.asyncio(loop_scope="module")]
 
-BUCKET = "store"
 SEGMENT = 65536
 Make = Callable[..., Drop]
 
@@ -51,14 +51,7 @@ async def pool() -> AsyncIterator[WorkerPool]:
 
 @pytest.fixture
 def spec(weed: Weed) -> DestinationSpec:
-    return DestinationSpec(
-        name="store",
-        type="s3",
-        endpoint=weed.endpoint,
-        bucket=BUCKET,
-        access_key=weed.access_key,
-        secret_key=weed.secret_key,
-    )
+    return bucket_of("store", weed).spec
 
 
 @pytest.fixture
