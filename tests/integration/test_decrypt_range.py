@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import os
 import subprocess
@@ -18,12 +17,11 @@ import pytest
 
 from daemon import SOFTWARE
 from pipeline import receipt as receipts
-from pipeline.destinations import open_destination
-from pipeline.destinations.probe import ProbeBody
 from pipeline.envelope import SEGMENT, by_format
 from pipeline.envelope.age_keys import age_generate
 from pipeline.envelope.keys import KeyPair, crypt4gh_generate
-from pipeline.messages import DestinationSpec, EnvelopeFormat, StoredObject, Target
+from pipeline.messages import DestinationSpec, EnvelopeFormat
+from tests.peers.deliveries import stored_at
 from tests.peers.seaweedfs import Weed
 
 PLAINTEXT = os.urandom(20 * SEGMENT + 17)
@@ -62,20 +60,6 @@ class Case:
         return self.decrypt("--config", config, "--receipt", self.receipt, *self.key, *arguments)
 
 
-def stored_at(spec: DestinationSpec, name: str, data: bytes) -> StoredObject:
-    """What a delivery leaves there."""
-
-    async def put() -> StoredObject:
-        destination = open_destination(spec)
-        try:
-            target = Target(upload=UPLOAD, name=name, size=len(data))
-            return await destination.put(target, ProbeBody(data), stale=False)
-        finally:
-            await destination.aclose()
-
-    return asyncio.run(put())
-
-
 def make(directory: Path, form: EnvelopeFormat, specs: list[DestinationSpec]) -> Case:
     pair: KeyPair = age_generate() if form == "age" else crypt4gh_generate()
     layout = by_format(form)
@@ -86,7 +70,7 @@ def make(directory: Path, form: EnvelopeFormat, specs: list[DestinationSpec]) ->
     (directory / "sealed").write_bytes(data)
     (directory / "key").write_text(pair.secret)
     (directory / "key").chmod(0o600)
-    stored = {spec.name: stored_at(spec, f"a b/{UPLOAD}/ä%.bam", data) for spec in specs}
+    stored = {spec.name: stored_at(spec, UPLOAD, f"a b/{UPLOAD}/ä%.bam", data) for spec in specs}
     now = time.time()
     subject = receipts.Subject(
         upload=UPLOAD,

@@ -49,22 +49,6 @@ def settings(tmp_path: Path) -> Settings:
 
 
 @pytest.fixture
-def broker() -> PlayedBroker:
-    return PlayedBroker()
-
-
-@pytest.fixture
-def metrics() -> Recorded:
-    return Recorded()
-
-
-@pytest.fixture
-async def journal(settings: Settings) -> AsyncIterator[SqliteJournal]:
-    async with await SqliteJournal.open(settings.state) as opened:
-        yield opened
-
-
-@pytest.fixture
 def intake(settings: Settings, journal: SqliteJournal, metrics: Recorded) -> Intake:
     return Intake(settings, journal, metrics)
 

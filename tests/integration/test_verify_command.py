@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import subprocess
@@ -18,10 +17,9 @@ import pytest
 
 from daemon import SOFTWARE
 from pipeline import receipt as receipts
-from pipeline.destinations import open_destination
-from pipeline.destinations.probe import ProbeBody
 from pipeline.envelope import by_format, keys
-from pipeline.messages import DestinationSpec, StoredObject, Target
+from pipeline.messages import DestinationSpec
+from tests.peers.deliveries import stored_at
 from tests.peers.seaweedfs import Weed
 
 SIZE = 200_000
@@ -59,20 +57,6 @@ class Case:
         self.receipt.write_text(json.dumps(told))
 
 
-def stored_at(spec: DestinationSpec, name: str, data: bytes) -> StoredObject:
-    """What a delivery leaves there."""
-
-    async def put() -> StoredObject:
-        destination = open_destination(spec)
-        try:
-            target = Target(upload=UPLOAD, name=name, size=len(data))
-            return await destination.put(target, ProbeBody(data), stale=False)
-        finally:
-            await destination.aclose()
-
-    return asyncio.run(put())
-
-
 def make(directory: Path, spec: DestinationSpec, encrypt: str = "crypt4gh") -> Case:
     """An upload that was delivered to ``spec``."""
     name = f"päth/{UPLOAD}/a b%.bam"
@@ -102,7 +86,7 @@ def make(directory: Path, spec: DestinationSpec, encrypt: str = "crypt4gh") -> C
             recipients=made.fingerprints,
             size=len(data),
         ),
-        [receipts.record(spec, stored_at(spec, name, data), now)],
+        [receipts.record(spec, stored_at(spec, UPLOAD, name, data), now)],
         SOFTWARE,
     )
     case = Case(

@@ -15,6 +15,7 @@ import crypt4gh.lib
 from awscrt.checksums import crc64nvme
 
 from daemon.ports import Workers
+from pipeline.destinations import open_destination
 from pipeline.envelope import by_format
 from pipeline.envelope.armour import wrap
 from pipeline.envelope.keys import PUBLIC_LABEL
@@ -209,6 +210,20 @@ def decrypted(sealed: bytes) -> bytes:
     out = io.BytesIO()
     crypt4gh.lib.decrypt([(0, SECRET_KEY, None)], io.BytesIO(sealed), out)
     return out.getvalue()
+
+
+def stored_at(spec: DestinationSpec, upload: str, name: str, data: bytes) -> StoredObject:
+    """What a delivery leaves there: an object of these bytes."""
+
+    async def put() -> StoredObject:
+        destination = open_destination(spec)
+        try:
+            target = Target(upload=upload, name=name, size=len(data))
+            return await destination.put(target, BytesBody(data), stale=False)
+        finally:
+            await destination.aclose()
+
+    return asyncio.run(put())
 
 
 async def in_parts(drop: Drop) -> StoredObject:
