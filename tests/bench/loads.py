@@ -80,14 +80,15 @@ def made(shape: Shape, place: Path | None = None) -> Iterator[Load]:
 
 def memory() -> Path | None:
     """A directory whose files lie in memory, where the system has one."""
-    memory = Path("/dev/shm")  # noqa: S108  # what is made in it has a name of its own
-    return memory if memory.is_dir() else None
+    found = Path("/dev/shm")  # noqa: S108  # what is made in it has a name of its own
+    return found if found.is_dir() else None
 
 
 def _roomy(shape: Shape) -> Path:
     found = memory()
-    roomy = found is not None and shutil.disk_usage(found).free > 2.5 * shape.total
-    return found if found and roomy else Path(tempfile.gettempdir())
+    if found is not None and shutil.disk_usage(found).free > 2.5 * shape.total:
+        return found
+    return Path(tempfile.gettempdir())
 
 
 def _fill(path: Path, size: int) -> None:

@@ -176,7 +176,7 @@ WAYS = [
     ),
     Way(
         "digest-blake3",
-        "BLAKE3 alone, 1 process: likewise",
+        "BLAKE3 alone, 1 process: the digest's bound",
         digest_bound("blake3"),
         sends=False,
         objects=none,

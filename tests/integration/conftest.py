@@ -11,6 +11,8 @@ import pytest_asyncio
 from daemon.journal.sqlite import SqliteJournal
 from daemon.settings import Settings
 from daemon.workers import WorkerPool
+from pipeline.messages import DestinationSpec
+from tests.peers.deliveries import Drop, dropped
 from tests.peers.intake import PlayedBroker, Recorded, settings_in
 from tests.peers.virtual_url import STUDY_IDS, Way, way_in
 
@@ -42,6 +44,13 @@ async def pool() -> AsyncIterator[WorkerPool]:
     """A worker of its own for each module."""
     async with WorkerPool(1) as started:
         yield started
+
+
+@pytest.fixture
+def drop(pool: WorkerPool, spec: DestinationSpec, tmp_path: Path) -> Iterator[Drop]:
+    """An upload that goes to the module's ``spec``."""
+    with dropped(pool, spec, tmp_path) as made:
+        yield made
 
 
 @pytest.fixture(scope="module")

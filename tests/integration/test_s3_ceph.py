@@ -11,19 +11,17 @@ import hashlib
 import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
-from daemon.workers import WorkerPool
 from pipeline.destinations.probe import PREFIX, probed
 from pipeline.destinations.reading import opened
 from pipeline.errors import DestinationRefusedError
 from pipeline.messages import DestinationSpec, Traits
 from tests.peers.ceph import KMS_KEY, STORAGE_CLASS, Ceph
-from tests.peers.deliveries import DATA, Drop, Way, decrypted, dropped, in_parts, whole
+from tests.peers.deliveries import DATA, WAYS, Drop, Way, decrypted
 from tests.peers.places import bucket_of
 
 pytestmark = [pytest.mark.ceph, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(400)]
@@ -53,15 +51,6 @@ def ceph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ceph]:
 @pytest.fixture
 def spec(ceph: Ceph) -> DestinationSpec:
     return bucket_of("store", ceph).spec
-
-
-@pytest.fixture
-def drop(pool: WorkerPool, spec: DestinationSpec, tmp_path: Path) -> Iterator[Drop]:
-    with dropped(pool, spec, tmp_path) as made:
-        yield made
-
-
-WAYS = pytest.mark.parametrize("way", [in_parts, whole])
 
 
 def about(ceph: Ceph, drop: Drop, **key: object) -> dict[str, Any]:

@@ -8,16 +8,14 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
-from daemon.workers import WorkerPool
 from pipeline.destinations.probe import PREFIX, probed
 from pipeline.messages import DestinationSpec, Traits
-from tests.peers.deliveries import DATA, Drop, Way, decrypted, dropped, in_parts, whole
+from tests.peers.deliveries import DATA, WAYS, Drop, Way, decrypted, in_parts, whole
 from tests.peers.minio import KMS_KEY, Minio
 from tests.peers.places import bucket_of
 
@@ -39,15 +37,6 @@ def minio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Minio]:
 @pytest.fixture
 def spec(minio: Minio) -> DestinationSpec:
     return bucket_of("store", minio).spec
-
-
-@pytest.fixture
-def drop(pool: WorkerPool, spec: DestinationSpec, tmp_path: Path) -> Iterator[Drop]:
-    with dropped(pool, spec, tmp_path) as made:
-        yield made
-
-
-WAYS = pytest.mark.parametrize("way", [in_parts, whole])
 
 
 def stored(minio: Minio, drop: Drop) -> bytes:

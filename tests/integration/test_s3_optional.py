@@ -5,17 +5,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
-from typing import Any
+from collections.abc import AsyncIterator
 
 import msgspec
 import pytest
 import pytest_asyncio
+from botocore.client import BaseClient
 
-from daemon.workers import WorkerPool
 from pipeline.errors import DestinationRefusedError
-from tests.peers.deliveries import DATA, Drop, Way, decrypted, dropped, in_parts, whole
+from pipeline.messages import DestinationSpec
+from tests.peers.deliveries import DATA, WAYS, Drop, Way, decrypted
 from tests.peers.places import BUCKET, OPTIONAL, Place
 from tests.peers.seaweedfs import s3_client
 
@@ -33,14 +32,13 @@ async def place(
 
 
 @pytest.fixture
-def client(place: Place) -> Any:  # noqa: ANN401  # botocore makes its classes when it runs
-    return s3_client(place.spec.endpoint, place.spec.access_key, place.spec.secret_key)
+def spec(place: Place) -> DestinationSpec:
+    return place.spec
 
 
 @pytest.fixture
-def drop(pool: WorkerPool, place: Place, tmp_path: Path) -> Iterator[Drop]:
-    with dropped(pool, place.spec, tmp_path) as made:
-        yield made
+def client(spec: DestinationSpec) -> BaseClient:
+    return s3_client(spec.endpoint, spec.access_key, spec.secret_key)
 
 
 async def test_a_delivery_goes_on_with_the_parts_that_are_there(place: Place, drop: Drop) -> None:
@@ -62,9 +60,7 @@ async def test_finishing_twice_is_finishing_once(place: Place, drop: Drop) -> No
 
 
 async def test_anothers_object_is_not_replaced_whether_or_not_the_store_heeds_conditions(
-    place: Place,
-    drop: Drop,
-    client: Any,  # noqa: ANN401  # see above
+    place: Place, drop: Drop, client: BaseClient
 ) -> None:
     reference = (await drop.begin()).reference
     parts = await drop.send_all(reference)
@@ -74,12 +70,8 @@ async def test_anothers_object_is_not_replaced_whether_or_not_the_store_heeds_co
     assert await place.read(drop.target.name) == b"theirs"
 
 
-@pytest.mark.parametrize("way", [in_parts, whole])
-async def test_tags_arrive(
-    way: Way,
-    drop: Drop,
-    client: Any,  # noqa: ANN401  # see above
-) -> None:
+@WAYS
+async def test_tags_arrive(way: Way, drop: Drop, client: BaseClient) -> None:
     drop.destination = msgspec.structs.replace(drop.destination, tags=(("a", "{upload}"),))
     await way(drop)
     found = client.get_object_tagging(Bucket=BUCKET, Key=drop.target.name)["TagSet"]

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import crypt4gh.lib
+import pytest
 from awscrt.checksums import crc64nvme
 
 from daemon.ports import Workers
@@ -237,3 +238,4 @@ async def whole(drop: Drop) -> StoredObject:
 
 
 Way = Callable[[Drop], Awaitable[StoredObject]]
+WAYS = pytest.mark.parametrize("way", [in_parts, whole])
